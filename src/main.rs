@@ -1,0 +1,2 @@
+//! argv and exit code; everything else is the library's.
+fn main() {}

@@ -1,0 +1,34 @@
+//! What travels between rooms: messages from tick sources on their way to ingest.
+
+use super::{id::ScopeId, time::Micros};
+use bytes::Bytes;
+
+/// How a payload's bytes are to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    /// UTF-8 JSON text, `NaN` and `Infinity` tolerated.
+    Json,
+    /// One MessagePack value.
+    MsgPack,
+}
+
+/// One whole message from a tick source: the two frames of the bus (CONTRACTS 4.1), single or `BATCH`.
+/// In-process sources (`sim`, native feeds) hand over the same shape, so there is one path for all ticks.
+#[derive(Clone, Debug)]
+pub struct SourceMessage {
+    /// First frame: a topic, or `BATCH`.
+    pub topic: Bytes,
+    /// Second frame: payload or batch.
+    pub body: Bytes,
+    /// Our clock when the last byte was read; one reading per message.
+    pub t_recv: Micros,
+    /// Whose feed it is; fixed for a source.
+    pub scope: ScopeId,
+}
+
+impl SourceMessage {
+    /// Payload bytes, for queue budgets.
+    pub fn len_bytes(&self) -> usize {
+        self.topic.len() + self.body.len()
+    }
+}

@@ -1,0 +1,16 @@
+//! The field's words as types: what a tick, a mode, an instrument and an identity are.
+//!
+//! Everything above imports this room; it imports nothing but `limits`. No I/O, and no clock except
+//! in `time.rs`. Queue types that cross rooms live here too, below both of their ends.
+
+pub mod event;
+pub mod id;
+pub mod instrument;
+pub mod mode;
+pub mod time;
+
+pub use event::{Encoding, SourceMessage};
+pub use id::{BrokerId, Brokers, ScopeId, SessionId, StreamId, UserId, WorkerId};
+pub use instrument::{Instrument, InstrumentRef};
+pub use mode::{Class, Format, Mode};
+pub use time::Micros;
