@@ -1,1 +1,4 @@
 //! (written with its room)
+
+pub mod frames;
+pub mod topic;

@@ -1,1 +1,4 @@
 //! (written with its room)
+
+pub mod normalise;
+pub mod payload;

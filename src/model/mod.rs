@@ -7,6 +7,7 @@ pub mod event;
 pub mod id;
 pub mod instrument;
 pub mod mode;
+pub mod price;
 pub mod time;
 
 pub use event::{Encoding, SourceMessage};
