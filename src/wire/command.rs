@@ -401,8 +401,7 @@ impl Parser<'_> {
 }
 
 const BAD_MODE: &str = "Invalid mode: use 1, 2 or 3, or LTP, Quote or Depth";
-const BAD_NAME: &str =
-    "symbol and exchange must be strings of at most 64 and 32 bytes without control characters";
+const BAD_NAME: &str = "symbol and exchange must be strings of at most 64 and 32 bytes without control characters";
 
 /// One entry; `None` when symbol or exchange is missing.
 fn one<T>(

@@ -103,7 +103,9 @@ impl ErrorCode {
             ErrorCode::InvalidJson => "send one whole JSON object per message",
             ErrorCode::ProcessingError => "try again; give the operator the id in the message",
             ErrorCode::ServerError => "send a JSON object; otherwise give the operator the id in the message",
-            ErrorCode::LimitExceeded => "unsubscribe something, use a second connection, or ask for a higher limit",
+            ErrorCode::LimitExceeded => {
+                "unsubscribe something, split the request, use a second connection, or ask for a higher limit"
+            }
             ErrorCode::InvalidMode => "use 1, 2, 3 or their names; \"1\", null, true and 1.0 are refused",
             ErrorCode::BrokerListError => "try again",
         }

@@ -227,9 +227,7 @@ pub fn unsubscribe_ack(
 
 /// Acknowledges `subscribe_orders`.
 pub fn orders_subscribed(out: &mut Vec<u8>, request_id: Option<&RawValue>) {
-    out.extend_from_slice(
-        br#"{"type":"subscribe_orders","status":"success","message":"Subscribed to order updates""#,
-    );
+    out.extend_from_slice(br#"{"type":"subscribe_orders","status":"success","message":"Subscribed to order updates""#);
     end(out, request_id);
 }
 

@@ -53,7 +53,10 @@ fn what_is_no_object_or_no_json_is_told_apart() {
     for text in ["[]", "5", "\"x\"", "null", "[{}]"] {
         assert_eq!(code(text), ErrorCode::ServerError, "{text}");
     }
-    assert_eq!(super::parse(b"{\"action\":\"\xff\"}", true, Format::Json, 5).expect_err("bad").code, ErrorCode::InvalidJson);
+    assert_eq!(
+        super::parse(b"{\"action\":\"\xff\"}", true, Format::Json, 5).expect_err("bad").code,
+        ErrorCode::InvalidJson
+    );
 }
 
 #[test]
@@ -99,7 +102,8 @@ fn no_key_is_ever_printed() {
 
 #[test]
 fn the_single_form_takes_its_names_from_the_top() {
-    let request = subscribe(r#"{"action":"subscribe","symbol":"INFY","exchange":"NSE","mode":"ltp","request_id":"r1"}"#);
+    let request =
+        subscribe(r#"{"action":"subscribe","symbol":"INFY","exchange":"NSE","mode":"ltp","request_id":"r1"}"#);
     assert_eq!(request.request_id.expect("echoed").get(), "\"r1\"");
     assert_eq!(request.depth.levels(), 5);
     assert_eq!(request.entries.len(), 1);
@@ -194,7 +198,9 @@ fn request_ids_are_echoed_verbatim_unless_null_or_unfit() {
     else {
         panic!("null is not echoed")
     };
-    for id in [format!("\"{}\"", "x".repeat(5000)), "1e999".into(), "\"\\ud800\"".into(), "[".repeat(70) + &"]".repeat(70)] {
+    for id in
+        [format!("\"{}\"", "x".repeat(5000)), "1e999".into(), "\"\\ud800\"".into(), "[".repeat(70) + &"]".repeat(70)]
+    {
         let text = format!(r#"{{"action":"unsubscribe_all","request_id":{id}}}"#);
         assert_eq!(code(&text), ErrorCode::InvalidParameters, "{id}");
     }
@@ -240,12 +246,10 @@ fn too_many_entries_are_refused_with_advice() {
 fn options(format: Format, top: &str, entry: &str) -> Result<Options, &'static str> {
     let text = format!(r#"{{"action":"subscribe","mode":1{top},"symbols":[{{"symbol":"A","exchange":"B"{entry}}}]}}"#);
     match super::parse(text.as_bytes(), false, format, 10) {
-        Ok(Command::Subscribe(mut request)) => {
-            request.entries.remove(0).map(|e| e.options).map_err(|e| {
-                assert_eq!(e.code, ErrorCode::InvalidParameters);
-                e.message
-            })
-        }
+        Ok(Command::Subscribe(mut request)) => request.entries.remove(0).map(|e| e.options).map_err(|e| {
+            assert_eq!(e.code, ErrorCode::InvalidParameters);
+            e.message
+        }),
         other => panic!("{text}: {other:?}"),
     }
 }
@@ -295,11 +299,9 @@ fn bad_options_fail_their_entry_with_a_reason() {
 fn binary_messages_are_json_or_messagepack_as_agreed() {
     let json = br#"{"type":"auth","apikey":"key-a"}"#;
     let packed = transcode::to_msgpack(json).expect("JSON");
-    for (payload, binary, format) in [
-        (&json[..], true, Format::Json),
-        (json, false, Format::MsgPack),
-        (&packed, true, Format::MsgPack),
-    ] {
+    for (payload, binary, format) in
+        [(&json[..], true, Format::Json), (json, false, Format::MsgPack), (&packed, true, Format::MsgPack)]
+    {
         let Ok(Command::Authenticate { key }) = super::parse(payload, binary, format, 10) else { panic!("{format:?}") };
         assert_eq!(key.as_deref(), Some("key-a"));
     }
@@ -311,8 +313,26 @@ fn binary_messages_are_json_or_messagepack_as_agreed() {
 /// JSON values near the protocol's words.
 fn near_json() -> impl Strategy<Value = serde_json::Value> {
     let word = prop::sample::select(vec![
-        "action", "type", "subscribe", "unsubscribe", "symbols", "symbol", "exchange", "mode", "NSE", "depth", "ping",
-        "max_rate", "delivery", "every", "range", "snapshot", "request_id", "auth", "api_key", "",
+        "action",
+        "type",
+        "subscribe",
+        "unsubscribe",
+        "symbols",
+        "symbol",
+        "exchange",
+        "mode",
+        "NSE",
+        "depth",
+        "ping",
+        "max_rate",
+        "delivery",
+        "every",
+        "range",
+        "snapshot",
+        "request_id",
+        "auth",
+        "api_key",
+        "",
     ]);
     let leaf = prop_oneof![
         3 => word.clone().prop_map(serde_json::Value::from),
