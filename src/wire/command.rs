@@ -14,7 +14,7 @@ mod tests;
 
 pub use options::{Delivery, MAX_RATE_MAX, MaxRate, Options};
 
-use super::{error::ErrorCode, transcode};
+use super::{error::ErrorCode, json::cut, transcode};
 use crate::limits::{SYMBOL_BYTES_MAX, VENUE_BYTES_MAX};
 use crate::model::{Format, Instrument, InstrumentRef, Mode};
 use fields::{Fields, text, truthy};
@@ -410,8 +410,8 @@ fn one<T>(
 ) -> Option<Result<T, EntryError>> {
     let (raw_symbol, raw_exchange) = (truthy(entry.symbol)?, truthy(entry.exchange)?);
     let failed = |symbol: &str, exchange: &str, code, message| EntryError {
-        symbol: symbol[..symbol.floor_char_boundary(SYMBOL_BYTES_MAX)].into(),
-        exchange: exchange[..exchange.floor_char_boundary(VENUE_BYTES_MAX)].into(),
+        symbol: cut(symbol, SYMBOL_BYTES_MAX).into(),
+        exchange: cut(exchange, VENUE_BYTES_MAX).into(),
         code,
         message,
     };

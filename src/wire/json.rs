@@ -63,6 +63,15 @@ pub fn string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
+/// As much of `text` as fits `bytes_max`, cut between characters.
+pub fn cut(text: &str, bytes_max: usize) -> &str {
+    let mut end = text.len().min(bytes_max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
 /// Appends a whole number.
 pub fn integer(out: &mut Vec<u8>, value: impl itoa::Integer) {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
@@ -99,6 +108,14 @@ mod tests {
             let mut out = Vec::new();
             string(&mut out, &text);
             prop_assert_eq!(serde_json::from_slice::<String>(&out).expect("JSON"), text);
+        }
+
+        #[test]
+        fn a_cut_string_is_the_longest_beginning_that_fits(text in any::<String>(), max in 0usize..40) {
+            let got = cut(&text, max);
+            prop_assert!(text.starts_with(got) && got.len() <= max);
+            let next = text[got.len()..].chars().next();
+            prop_assert!(next.is_none_or(|next| got.len() + next.len_utf8() > max));
         }
     }
 }

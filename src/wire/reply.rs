@@ -11,9 +11,10 @@ use super::{
     command::{Depth, EntryError},
     error::ErrorCode,
     frame::{self, Opcode},
-    json::{integer, string},
+    json::{cut, integer, string},
     transcode,
 };
+use crate::limits::ACK_BYTES_MAX;
 use crate::model::{Format, InstrumentRef, Mode, StreamId};
 use serde_json::value::RawValue;
 
@@ -140,17 +141,30 @@ pub fn subscribe_ack(
     entries: &[AckEntry<'_>],
     request_id: Option<&RawValue>,
 ) {
+    within_ack_bytes_max(out, |out, message_max| {
+        write_subscribe_ack(out, format, broker, entries, request_id, message_max);
+    });
+}
+
+fn write_subscribe_ack(
+    out: &mut Vec<u8>,
+    format: Format,
+    broker: &str,
+    entries: &[AckEntry<'_>],
+    request_id: Option<&RawValue>,
+    message_max: usize,
+) {
     let partial = entries.iter().any(|entry| matches!(entry.outcome, AckOutcome::Error { .. }));
     out.extend_from_slice(br#"{"type":"subscribe","status":"#);
     string(out, if partial { "partial" } else { "success" });
     out.extend_from_slice(br#","subscriptions":["#);
-    list(out, entries, |out, entry| ack_entry(out, format, broker, entry));
+    list(out, entries, |out, entry| ack_entry(out, format, broker, entry, message_max));
     out.extend_from_slice(br#"],"message":"Subscription processing complete","broker":"#);
     string(out, broker);
     end(out, request_id);
 }
 
-fn ack_entry(out: &mut Vec<u8>, format: Format, broker: &str, entry: &AckEntry<'_>) {
+fn ack_entry(out: &mut Vec<u8>, format: Format, broker: &str, entry: &AckEntry<'_>, message_max: usize) {
     named(out, entry.symbol, entry.exchange);
     match entry.outcome {
         AckOutcome::Success(held) => {
@@ -167,7 +181,7 @@ fn ack_entry(out: &mut Vec<u8>, format: Format, broker: &str, entry: &AckEntry<'
             if let Some(code) = code {
                 key_string(out, "code", code.as_str());
             }
-            key_string(out, "message", message);
+            key_string(out, "message", cut(message, message_max));
         }
     }
     key_string(out, "broker", broker);
@@ -198,6 +212,19 @@ pub fn unsubscribe_ack(
     failed: &[FailedEntry<'_>],
     request_id: Option<&RawValue>,
 ) {
+    within_ack_bytes_max(out, |out, message_max| {
+        write_unsubscribe_ack(out, broker, successful, failed, request_id, message_max);
+    });
+}
+
+fn write_unsubscribe_ack(
+    out: &mut Vec<u8>,
+    broker: &str,
+    successful: &[InstrumentRef<'_>],
+    failed: &[FailedEntry<'_>],
+    request_id: Option<&RawValue>,
+    message_max: usize,
+) {
     let status = match (successful.is_empty(), failed.is_empty()) {
         (_, true) => "success",
         (false, false) => "partial",
@@ -216,7 +243,7 @@ pub fn unsubscribe_ack(
     list(out, failed, |out, entry| {
         named(out, entry.symbol, entry.exchange);
         out.extend_from_slice(br#","status":"error""#);
-        key_string(out, "message", entry.message);
+        key_string(out, "message", cut(entry.message, message_max));
         key_string(out, "broker", broker);
         out.push(b'}');
     });
@@ -323,6 +350,19 @@ pub fn frame_msgpack(payload: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
     out.extend_from_slice(&map);
     frame::finish(&mut out, start, Opcode::Binary);
     Ok(out)
+}
+
+/// Writes an acknowledgement with the longest entry messages with which it stays within [`ACK_BYTES_MAX`]: a client that
+/// refuses a larger one would lose what succeeded, too. Thousands of entries that all failed may come without reasons.
+fn within_ack_bytes_max(out: &mut Vec<u8>, write: impl Fn(&mut Vec<u8>, usize)) {
+    let start = out.len();
+    for message_max in [usize::MAX, 24, 0] {
+        out.truncate(start);
+        write(out, message_max);
+        if out.len() - start <= ACK_BYTES_MAX {
+            return;
+        }
+    }
 }
 
 fn list<T>(out: &mut Vec<u8>, items: &[T], mut write: impl FnMut(&mut Vec<u8>, &T)) {

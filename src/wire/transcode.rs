@@ -105,23 +105,36 @@ impl<'a> Reader<'a> {
 
     /// A string, binary value or integer.
     fn scalar(&mut self, out: &mut Vec<u8>, marker: Marker) -> Result<(), Malformed> {
-        let len = match marker {
-            Marker::FixPos(n) => return Ok(json::integer(out, n)),
-            Marker::FixNeg(n) => return Ok(json::integer(out, n)),
-            Marker::U8 => return Ok(json::integer(out, self.number(1)?)),
-            Marker::U16 => return Ok(json::integer(out, self.number(2)?)),
-            Marker::U32 => return Ok(json::integer(out, self.number(4)?)),
-            Marker::U64 => return Ok(json::integer(out, self.number(8)?)),
-            Marker::I8 => return Ok(json::integer(out, self.number(1)? as u8 as i8)),
-            Marker::I16 => return Ok(json::integer(out, self.number(2)? as u16 as i16)),
-            Marker::I32 => return Ok(json::integer(out, self.number(4)? as u32 as i32)),
-            Marker::I64 => return Ok(json::integer(out, self.number(8)? as i64)),
-            Marker::FixStr(len) => usize::from(len),
-            Marker::Str8 | Marker::Bin8 => self.length(1)?,
-            Marker::Str16 | Marker::Bin16 => self.length(2)?,
-            Marker::Str32 | Marker::Bin32 => self.length(4)?,
+        match marker {
+            Marker::FixPos(n) => json::integer(out, n),
+            Marker::FixNeg(n) => json::integer(out, n),
+            Marker::U8 => json::integer(out, self.number(1)?),
+            Marker::U16 => json::integer(out, self.number(2)?),
+            Marker::U32 => json::integer(out, self.number(4)?),
+            Marker::U64 => json::integer(out, self.number(8)?),
+            Marker::I8 => json::integer(out, self.number(1)? as u8 as i8),
+            Marker::I16 => json::integer(out, self.number(2)? as u16 as i16),
+            Marker::I32 => json::integer(out, self.number(4)? as u32 as i32),
+            Marker::I64 => json::integer(out, self.number(8)? as i64),
+            Marker::FixStr(len) => self.text(out, usize::from(len))?,
+            Marker::Str8 | Marker::Bin8 => {
+                let len = self.length(1)?;
+                self.text(out, len)?;
+            }
+            Marker::Str16 | Marker::Bin16 => {
+                let len = self.length(2)?;
+                self.text(out, len)?;
+            }
+            Marker::Str32 | Marker::Bin32 => {
+                let len = self.length(4)?;
+                self.text(out, len)?;
+            }
             _ => return Err(Malformed::Unsupported),
-        };
+        }
+        Ok(())
+    }
+
+    fn text(&mut self, out: &mut Vec<u8>, len: usize) -> Result<(), Malformed> {
         json::string(out, std::str::from_utf8(self.take(len)?).map_err(|_| Malformed::NotUtf8)?);
         Ok(())
     }

@@ -148,3 +148,24 @@ fn a_json_session_gets_text_frames() {
     assert_eq!(frame(Format::Json, b"{}"), [0x81, 2, b'{', b'}']);
     assert_eq!(frame(Format::MsgPack, b"{}"), [0x82, 3, 0x92, 0, 0x80]);
 }
+
+#[test]
+fn an_acknowledgement_of_5000_failures_stays_below_what_clients_accept() {
+    let (symbol, exchange) = ("S".repeat(64), "E".repeat(32));
+    let message = "a long reason why this could not be subscribed just now, with an id for the operator";
+    let outcome = AckOutcome::Error { message, code: Some(ErrorCode::InvalidParameters) };
+    let entries = vec![AckEntry { symbol: &symbol, exchange: &exchange, outcome }; 5000];
+    let failed = vec![FailedEntry { symbol: &symbol, exchange: &exchange, message }; 5000];
+    for count in [10, 4000, 5000] {
+        let (mut subscribe, mut unsubscribe) = (b"before".to_vec(), Vec::new());
+        subscribe_ack(&mut subscribe, Format::Json, "compositedge", &entries[..count], None);
+        unsubscribe_ack(&mut unsubscribe, "compositedge", &[], &failed[..count], None);
+        for ack in [&subscribe[6..], &unsubscribe] {
+            assert!(ack.len() <= ACK_BYTES_MAX, "{} bytes for {count} entries", ack.len());
+            let ack: Value = serde_json::from_slice(ack).expect("JSON");
+            let list = ack.get("subscriptions").or(ack.get("failed")).and_then(Value::as_array).expect("a list");
+            assert_eq!(list.len(), count);
+            assert!(count > 10 || list[0]["message"] == message, "a small one keeps its reasons");
+        }
+    }
+}
