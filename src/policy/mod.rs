@@ -1,1 +1,11 @@
-//! (written with its room)
+//! Decisions as pure functions: no I/O, no clock (time and chance are arguments), no metrics.
+//!
+//! - [`pacing`]: how long to let ticks gather after a flush.
+//! - [`backoff`]: when to try again.
+//! - [`admission`]: how many commands or attempts a peer may make.
+//! - [`slow_consumer`]: when a session that does not read is given up.
+
+pub mod admission;
+pub mod backoff;
+pub mod pacing;
+pub mod slow_consumer;
