@@ -4,12 +4,14 @@
 //! in `time.rs`. Queue types that cross rooms live here too, below both of their ends.
 
 pub mod event;
+pub mod heartbeat;
 pub mod id;
 pub mod instrument;
 pub mod mode;
 pub mod time;
 
 pub use event::{Encoding, SourceMessage};
+pub use heartbeat::{Heartbeat, Heartbeats};
 pub use id::{BrokerId, Brokers, ScopeId, SessionId, StreamId, UserId, WorkerId};
 pub use instrument::{Instrument, InstrumentRef};
 pub use mode::{Class, Format, Mode};
