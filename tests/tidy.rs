@@ -270,9 +270,10 @@ fn unbounded_channels(source: &Source) -> Vec<String> {
     let mut findings: Vec<String> =
         words(&code, &names).map(|(line, word)| format!("{}:{line}: {word}", source.path)).collect();
     for (line, n) in code.lines().zip(1..) {
-        // std's channel has no bound; its bounded one is `sync_channel`.
-        if line.contains("std::sync::mpsc") || line.contains("std::sync::{mpsc") {
-            findings.push(format!("{}:{n}: std::sync::mpsc", source.path));
+        // Of std's two, `sync_channel` is the bounded one; tokio's `channel` always takes a bound.
+        let named = line.contains("std::sync::mpsc") && words(line, &["channel"]).next().is_some();
+        if named || line.contains("mpsc::channel()") {
+            findings.push(format!("{}:{n}: std::sync::mpsc::channel", source.path));
         }
     }
     findings
@@ -368,7 +369,8 @@ fn every_rule_can_fail_and_finds_nothing_in_a_clean_file() {
     for (name, rule, path, bad) in RULES {
         let found = rule(&Source { path: (*path).into(), text: (*bad).into() });
         assert_eq!(found.len(), 1, "{name}: {found:?}");
-        let clean = "//! Room: what it is for.\n\nuse crate::limits;\n\nfn f() -> &'static str {\n    \"unsafe Mutex\"\n}\n";
+        let clean =
+            "//! Room: what it is for.\n\nuse crate::limits;\n\nfn f() -> &'static str {\n    \"unsafe Mutex\"\n}\n";
         let found = rule(&Source { path: (*path).into(), text: clean.into() });
         assert!(found.is_empty(), "{name}: {found:?}");
     }
