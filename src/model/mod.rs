@@ -4,6 +4,7 @@
 //! in `time.rs`. Queue types that cross rooms live here too, below both of their ends.
 
 pub mod event;
+pub mod heartbeat;
 pub mod id;
 pub mod instrument;
 pub mod mode;
@@ -11,6 +12,7 @@ pub mod price;
 pub mod time;
 
 pub use event::{Encoding, SourceMessage};
+pub use heartbeat::{Heartbeat, Heartbeats};
 pub use id::{BrokerId, Brokers, ScopeId, SessionId, StreamId, UserId, WorkerId};
 pub use instrument::{Instrument, InstrumentRef};
 pub use mode::{Class, Format, Mode};

@@ -1,1 +1,13 @@
-//! (written with its room)
+//! The front door and the back office: everything that listens on TCP for HTTP.
+//!
+//! `accept` takes connections, bounds them and hands upgraded sockets to a sink; `http` is the pure part of the
+//! WebSocket upgrade; `admin` serves `/metrics` and health; `sys` sets socket options and limits; `metrics` counts.
+//! No tick passes through here: after the 101 a socket belongs to the worker that the sink chose.
+
+pub mod accept;
+pub mod admin;
+pub mod http;
+pub mod metrics;
+pub mod sys;
+
+pub use accept::{Accepted, SessionPermit};

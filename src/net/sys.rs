@@ -1,0 +1,138 @@
+//! Socket options and process limits: what the kernel has to be told.
+//!
+//! In: sockets and sizes. Out: sockets with our options set, the limits that are in force. The only file with
+//! `unsafe`, each block with its reason. Knows nothing of HTTP, sessions or settings.
+#![expect(unsafe_code, reason = "getrlimit and setrlimit have no safe form in std or socket2")]
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+/// Bytes that the kernel may hold unsent before the socket stops being writable. What waits beyond it waits in the
+/// session's outbox, where it can be conflated.
+const NOTSENT_LOWAT_BYTES: u32 = 16 << 10;
+/// Idle time before the kernel probes a silent peer.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+/// Time between two probes.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// Probes without an answer before the peer counts as gone.
+const KEEPALIVE_PROBES: u32 = 3;
+/// Bytes may stay unacknowledged this long. Above ping period plus ping timeout, so that a peer that merely does not
+/// read is closed by us, with a reason, and not by the kernel.
+const USER_TIMEOUT: Duration = Duration::from_secs(60);
+
+const _: () = {
+    let ping = crate::limits::PING_INTERVAL.as_secs() + crate::limits::PING_TIMEOUT.as_secs();
+    assert!(USER_TIMEOUT.as_secs() > ping, "our ping timeout must come first");
+};
+
+/// A non-blocking listener with `SO_REUSEADDR`. `SO_SNDBUF` (when `send_buffer_bytes` is not 0) and
+/// `TCP_NOTSENT_LOWAT` are set on it, since accepted sockets inherit them: without, a client that does not read lets the
+/// kernel swallow megabytes before we notice.
+///
+/// # Errors
+/// What the kernel answered; `AddrInUse` and `PermissionDenied` are the usual ones.
+pub fn listen(addr: SocketAddr, backlog: i32, send_buffer_bytes: usize) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if send_buffer_bytes > 0 {
+        socket.set_send_buffer_size(send_buffer_bytes)?;
+    }
+    socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES)?;
+    socket.bind(&addr.into())?;
+    socket.listen(backlog)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Sets what an accepted client socket does not inherit everywhere: no Nagle delay, keepalive, `TCP_USER_TIMEOUT`.
+///
+/// # Errors
+/// What the kernel answered, typically because the peer is gone already.
+pub fn tune_client(socket: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES),
+    )?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+}
+
+/// Open files this process may have: the limit in force and the one it may be raised to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileLimit {
+    /// In force.
+    pub soft: u64,
+    /// The most an unprivileged process may ask for.
+    pub hard: u64,
+}
+
+/// Raises the soft limit of open files to the hard one and returns what is in force then. Ten thousand sessions need
+/// ten thousand descriptors, and the usual soft limit is 1024.
+///
+/// # Errors
+/// What the kernel answered; the limit is then what it was.
+pub fn raise_file_limit() -> io::Result<FileLimit> {
+    let before = file_limit()?;
+    if before.soft < before.hard {
+        let wanted = libc::rlimit { rlim_cur: before.hard, rlim_max: before.hard };
+        // SAFETY: `wanted` is a valid rlimit that outlives the call, which only reads it.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &wanted) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    file_limit()
+}
+
+fn file_limit() -> io::Result<FileLimit> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid rlimit that outlives the call, which only writes it.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(FileLimit { soft: limit.rlim_cur, hard: limit.rlim_max })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream;
+
+    #[test]
+    fn accepted_sockets_inherit_the_send_buffer_and_get_the_rest() {
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0)), 16, 64 << 10).expect("bound");
+        let _client = TcpStream::connect(listener.local_addr().expect("address")).expect("connected");
+        listener.set_nonblocking(false).expect("blocking");
+        let (server, _) = listener.accept().expect("accepted");
+        tune_client(&server).expect("tuned");
+        let socket = SockRef::from(&server);
+        // Linux doubles what was asked for, to pay for its own bookkeeping.
+        assert_eq!(socket.send_buffer_size().expect("size"), 128 << 10);
+        assert_eq!(socket.tcp_notsent_lowat().expect("lowat"), NOTSENT_LOWAT_BYTES);
+        assert!(socket.tcp_nodelay().expect("nodelay"));
+        assert!(socket.keepalive().expect("keepalive"));
+        assert_eq!(socket.tcp_user_timeout().expect("timeout"), Some(USER_TIMEOUT));
+    }
+
+    #[test]
+    fn a_listener_can_be_bound_again_right_after_a_connection_ended() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let first = listen(any, 16, 0).expect("bound");
+        let addr = first.local_addr().expect("address");
+        let client = TcpStream::connect(addr).expect("connected");
+        first.set_nonblocking(false).expect("blocking");
+        drop(first.accept().expect("accepted"));
+        drop(first);
+        drop(client);
+        listen(addr, 16, 0).expect("bound again in spite of TIME_WAIT");
+    }
+
+    #[test]
+    fn raising_the_file_limit_brings_it_to_the_hard_one() {
+        let limit = raise_file_limit().expect("raised");
+        assert_eq!(limit.soft, limit.hard);
+        assert_eq!(raise_file_limit().expect("again"), limit);
+    }
+}
