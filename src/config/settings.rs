@@ -29,6 +29,8 @@ pub struct Settings {
     pub scale: BTreeMap<String, u8>,
     /// `[sim]`
     pub sim: Sim,
+    /// `[log]`
+    pub log: Log,
 }
 
 /// `[server]`
@@ -115,6 +117,26 @@ pub enum KeyStoreSetting {
 /// A value that must not appear in any output.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub String);
+
+impl Secret {
+    /// The value itself, for the one place that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AdapterKind {
+    /// Every kind, in the order in which messages list them.
+    pub const ALL: [AdapterKind; 2] = [AdapterKind::Sim, AdapterKind::Bus];
+
+    /// Its name in settings, metrics and `"broker"` of the demo key.
+    pub const fn label(self) -> &'static str {
+        match self {
+            AdapterKind::Sim => "sim",
+            AdapterKind::Bus => "bus",
+        }
+    }
+}
 
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -243,6 +265,13 @@ pub struct Sim {
     pub seed: u64,
 }
 
+/// `[log]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// What is logged to stderr, in the notation of tracing's filters.
+    pub level: String,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
@@ -307,6 +336,7 @@ impl Default for Settings {
             },
             scale: BTreeMap::new(),
             sim: Sim { ticks_per_second: 200, seed: 1 },
+            log: Log { level: "info".into() },
         }
     }
 }
