@@ -7,10 +7,12 @@ pub mod event;
 pub mod id;
 pub mod instrument;
 pub mod mode;
+pub mod queue;
 pub mod time;
 
 pub use event::{Encoding, SourceMessage};
 pub use id::{BrokerId, Brokers, ScopeId, SessionId, StreamId, UserId, WorkerId};
 pub use instrument::{Instrument, InstrumentRef};
 pub use mode::{Class, Format, Mode};
+pub use queue::{ByteBudget, SourceReceiver, SourceSender, source_queue};
 pub use time::Micros;
