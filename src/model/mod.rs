@@ -9,6 +9,7 @@ pub mod id;
 pub mod instrument;
 pub mod mode;
 pub mod price;
+pub mod queue;
 pub mod time;
 
 pub use event::{Encoding, SourceMessage};
@@ -16,4 +17,5 @@ pub use heartbeat::{Heartbeat, Heartbeats};
 pub use id::{BrokerId, Brokers, ScopeId, SessionId, StreamId, UserId, WorkerId};
 pub use instrument::{Instrument, InstrumentRef};
 pub use mode::{Class, Format, Mode};
+pub use queue::{ByteBudget, SourceReceiver, SourceSender, source_queue};
 pub use time::Micros;
