@@ -224,7 +224,9 @@ impl Design for OneMutex {
 }
 
 /// A read-write lock over who wants what, and a mutex in each record for last value and `seq`.
-struct ReadWrite(Vec<RwLock<HashMap<usize, (u64, Mutex<Record>)>>>);
+struct ReadWrite(Vec<RwLock<WantedMap>>);
+
+type WantedMap = HashMap<usize, (u64, Mutex<Record>)>;
 
 impl Design for ReadWrite {
     fn ingest(&self, batch: &[usize; BATCH], order: &mut Vec<(usize, usize)>, out: &mut Vec<(usize, u64, u64)>) {

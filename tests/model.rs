@@ -186,14 +186,14 @@ fn scenario(activate: Activate) {
     ingest.join().expect("ingest");
     registry.join().expect("registry");
     let reached: Vec<[u64; 2]> = workers.into_iter().map(|w| w.join().expect("worker")).collect();
-    assert_eq!(reached[0], reached[1], "both workers end at the newest tick of each mode");
+    assert_eq!(reached[0], reached[1], "no tick is missing at the end: workers agree");
     let newest = Mode::ALL.map(|mode| {
         let interest = Interest { worker: WorkerId(0), mode, format: Format::Json, label: BrokerId(0) };
         let floor = shards.activate(home, stream, interest).expect("pinned").floor;
         shards.deactivate(home, stream, interest);
         floor
     });
-    assert_eq!(reached[0], newest[..2], "nobody was left behind");
+    assert_eq!(reached[0], newest[..2], "no tick is missing at the end: workers reached the newest");
     assert_eq!((shards.usage().wanted, shards.usage().pins), (0, 1));
     assert!(shards.with(home, |s| s.streams.unpin(stream)));
     assert_eq!(shards.usage().pins, 0);
@@ -213,4 +213,158 @@ fn every_tick_is_in_the_snapshot_or_delivered_after_it_under_adversarial_schedul
 #[should_panic(expected = "no tick is missing")]
 fn the_model_finds_an_activation_that_reads_before_it_is_wanted() {
     shuttle::check_random(|| scenario(in_two_steps), 20_000);
+}
+
+mod keys {
+    //! One key under the timed lock: three sessions join and leave at random while an adapter answers, at times with a
+    //! refusal. First-in and last-out call exactly once each, a waiter is told exactly once, and nothing stays behind.
+
+    use super::{Arc, Rng, WorkerId, sync_channel, thread, thread_rng};
+    use shuttle::sync::mpsc::SyncSender;
+    use std::collections::{HashMap, VecDeque};
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+    use std::time::{Duration, Instant};
+    use tickcast::model::SessionId;
+    use tickcast::shards::key::{Call, CallIds, Context, Effects, Fault, FaultCode, Join, Key, Leave, Op, Told};
+    use tickcast::shards::{LockName, TimedLock};
+
+    const SESSIONS: u32 = 3;
+    const ROUNDS: u32 = 3;
+
+    /// Schedules in which a session came while the broker was letting go, and left while it was being asked: without
+    /// them the model would prove nothing.
+    static CAME_WHILE_LETTING_GO: AtomicUsize = AtomicUsize::new(0);
+    static LEFT_WHILE_ASKING: AtomicUsize = AtomicUsize::new(0);
+    static REFUSED: AtomicUsize = AtomicUsize::new(0);
+
+    struct Scene {
+        key: TimedLock<Key<u32>>,
+        ids: CallIds,
+        /// Whether the broker has the instrument; changed by the adapter before it answers.
+        broker: AtomicBool,
+        /// Calls handed out and not answered; read and changed under the key's lock only.
+        in_flight: Mutex<Option<Op>>,
+        /// How often each waiter was told.
+        told: Mutex<HashMap<u32, usize>>,
+        now: Instant,
+    }
+
+    impl Scene {
+        /// One input to the machine; what came of it is recorded, its call handed back.
+        fn input<R>(&self, f: impl FnOnce(&mut Key<u32>, &Context<'_>, &mut Effects<u32>) -> R) -> (R, Option<Call>) {
+            let context = Context { now: self.now, generation: 0, calls: &self.ids };
+            let (result, effects) = self.key.with(|key| {
+                let mut effects = Effects::default();
+                let result = f(key, &context, &mut effects);
+                if let Some(call) = effects.call {
+                    let before = self.in_flight.lock().expect("one at a time").replace(call.op);
+                    assert_eq!(before, None, "at most one call in flight");
+                }
+                (result, effects)
+            });
+            for (waiter, told) in effects.done {
+                assert!(!matches!(told, Told::Failed(ref f) if f.message.is_empty()));
+                *self.told.lock().expect("one at a time").entry(waiter).or_default() += 1;
+            }
+            (result, effects.call)
+        }
+
+        fn in_flight(&self) -> Option<Op> {
+            *self.in_flight.lock().expect("one at a time")
+        }
+    }
+
+    /// Joins and leaves; returns the waiters that must be told once. All others must never be.
+    fn session(scene: &Scene, n: u32, calls: &SyncSender<Call>) -> Vec<u32> {
+        let id = SessionId { worker: WorkerId(0), slot: n, generation: 0 };
+        let mut pending = Vec::new();
+        for round in 0..ROUNDS {
+            let waiter = 100 * n + 10 * round;
+            let (joined, call) = scene.input(|key, context, effects| {
+                let letting_go = scene.in_flight() == Some(Op::Unsubscribe);
+                let joined = key.join(id, waiter, 5, context, effects);
+                assert!(
+                    !matches!(joined, Join::Live { .. }) || scene.broker.load(SeqCst),
+                    "live means the broker has it"
+                );
+                CAME_WHILE_LETTING_GO.fetch_add(usize::from(letting_go), SeqCst);
+                joined
+            });
+            pending.extend((joined == Join::Pending).then_some(waiter));
+            call.into_iter().for_each(|call| calls.send(call).expect("the adapter outlives sessions"));
+            if thread_rng().gen_bool(0.5) {
+                thread::yield_now();
+            }
+            let closing = thread_rng().gen_bool(0.3);
+            let (left, call) = scene.input(|key, context, effects| {
+                let asking = scene.in_flight() == Some(Op::Subscribe);
+                let left = key.leave(id, (!closing).then_some(waiter + 1), context, effects);
+                LEFT_WHILE_ASKING.fetch_add(usize::from(asking && left == Leave::Pending), SeqCst);
+                left
+            });
+            pending.extend((left == Leave::Pending && !closing).then_some(waiter + 1));
+            call.into_iter().for_each(|call| calls.send(call).expect("the adapter outlives sessions"));
+        }
+        pending
+    }
+
+    fn scenario() {
+        let scene = Arc::new(Scene {
+            key: TimedLock::new(LockName::Subscription, Some(0), Duration::MAX, Key::default()),
+            ids: CallIds::default(),
+            broker: AtomicBool::new(false),
+            in_flight: Mutex::default(),
+            told: Mutex::default(),
+            now: Instant::now(),
+        });
+        let (sender, calls) = sync_channel::<Call>(64);
+        let adapter = {
+            let scene = scene.clone();
+            thread::spawn(move || {
+                let mut own = VecDeque::new();
+                while let Some(call) = own.pop_front().or_else(|| calls.recv().ok()) {
+                    let subscribe = call.op == Op::Subscribe;
+                    assert_eq!(scene.broker.load(SeqCst), !subscribe, "only first-in and last-out reach the broker");
+                    let refuse = subscribe && thread_rng().gen_bool(0.3);
+                    REFUSED.fetch_add(usize::from(refuse), SeqCst);
+                    let outcome = if refuse {
+                        Err(Fault::new(FaultCode::Refused, "no such symbol"))
+                    } else {
+                        scene.broker.store(subscribe, SeqCst);
+                        Ok(None)
+                    };
+                    let (known, next) = scene.input(|key, context, effects| {
+                        *scene.in_flight.lock().expect("one at a time") = None;
+                        key.result(call.id, outcome, context, effects)
+                    });
+                    assert!(known, "the answer belongs to the call in flight");
+                    own.extend(next);
+                }
+            })
+        };
+        let sessions: Vec<_> = (0..SESSIONS)
+            .map(|n| {
+                let (scene, sender) = (scene.clone(), sender.clone());
+                thread::spawn(move || session(&scene, n, &sender))
+            })
+            .collect();
+        drop(sender);
+        let pending: Vec<u32> = sessions.into_iter().flat_map(|s| s.join().expect("session")).collect();
+        adapter.join().expect("adapter");
+        let told = scene.told.lock().expect("one at a time");
+        let expected: HashMap<u32, usize> = pending.into_iter().map(|waiter| (waiter, 1)).collect();
+        assert_eq!(*told, expected, "who waits is told exactly once, and nobody else is");
+        assert!(scene.key.with(|key| key.is_over()), "the key can be forgotten");
+        assert!(!scene.broker.load(SeqCst), "the broker holds nothing that nobody wants");
+    }
+
+    #[test]
+    fn first_in_last_out_and_results_keep_key_and_broker_equal_under_all_schedules_tried() {
+        shuttle::check_random(scenario, 2_000);
+        shuttle::check_pct(scenario, 2_000, 3);
+        for reached in [&CAME_WHILE_LETTING_GO, &LEFT_WHILE_ASKING, &REFUSED] {
+            assert!(reached.load(SeqCst) > 100, "the schedules reach the races this model is for");
+        }
+    }
 }
