@@ -1,0 +1,743 @@
+//! The stream table of one shard: pure data, no lock, no clock.
+//!
+//! A record per (scope, instrument): last value and `seq` per mode, who wants it, how many keys pin it. Ticks create
+//! records; beyond the limits (counted over all shards) the record of this shard that has ticked least recently and that
+//! nobody pins nor wants makes room, else the tick is dropped. A record gets its [`StreamId`] at its first pin: names
+//! that a publisher invents use no ids up. Cost: O(1) per tick, and no allocation once a record's buffers have grown.
+//! Tests: `stream/tests.rs` (against a naive model), `tests/model.rs` (schedules).
+
+use super::hash::seeded;
+use super::shard::Config;
+use crate::limits::{TICK_PAYLOAD_BYTES_MAX, WORKERS_MAX};
+use crate::model::{BrokerId, Encoding, Format, Instrument, InstrumentRef, Micros, Mode, ScopeId, StreamId, WorkerId};
+use ahash::RandomState;
+use hashbrown::{HashMap, HashTable};
+use smallvec::SmallVec;
+use std::iter::Sum;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+
+#[cfg(test)]
+mod tests;
+
+/// While a lower mode has ticks of its own, covered copies are held back; after so many higher-mode ticks in a row
+/// without one, they are sent again.
+pub const OWN_TICKS: u8 = 16;
+/// Last-value buffers grow in steps, so that payloads of slightly varying length do not reallocate. Bytes.
+const BUFFER_STEP: usize = 64;
+/// More digits than an i64 can hold make no sense.
+const SCALE_MAX: u8 = 18;
+/// No slot: end of a list, or no value.
+const NIL: u32 = u32::MAX;
+
+/// One tick on its way in.
+#[derive(Clone, Copy, Debug)]
+pub struct TickIn<'a> {
+    /// Its place in the batch; handed back in [`TickOut`].
+    pub position: u32,
+    /// Whose feed it came from.
+    pub scope: ScopeId,
+    /// What ticked.
+    pub instrument: InstrumentRef<'a>,
+    /// The mode the adapter published it in.
+    pub mode: Mode,
+    /// The topic's broker prefix: then only wants with that label are served.
+    pub broker: Option<BrokerId>,
+    /// The adapter's bytes.
+    pub payload: &'a [u8],
+    /// How to read them.
+    pub encoding: Encoding,
+    /// Whether the payload has what lower modes need (an `ltp`).
+    pub serves_lower: bool,
+    /// When its message was read.
+    pub t_recv: Micros,
+}
+
+/// A tick that somebody wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TickOut {
+    /// [`TickIn::position`].
+    pub position: u32,
+    /// The stream it belongs to.
+    pub stream: StreamId,
+    /// Digits after the point of this stream's integer prices.
+    pub scale: u8,
+    /// Who wants it, one entry per (mode, format, label).
+    pub wants: Wants,
+}
+
+/// The wants of one tick; more than four kinds of subscriber on one instrument are rare.
+pub type Wants = SmallVec<[Want; 4]>;
+
+/// One kind of frame that a tick is wanted in, and by which workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// The mode to deliver in, at most the tick's own.
+    pub mode: Mode,
+    /// The tick's number within (stream, mode).
+    pub seq: u64,
+    /// The format to encode in.
+    pub format: Format,
+    /// The broker name that JSON frames carry.
+    pub label: BrokerId,
+    /// Bit w is set when worker w has takers.
+    pub workers: u64,
+}
+
+/// What a worker wants of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Interest {
+    /// Who.
+    pub worker: WorkerId,
+    /// In which mode.
+    pub mode: Mode,
+    /// In which format.
+    pub format: Format,
+    /// Under which broker name.
+    pub label: BrokerId,
+}
+
+/// Where delivery begins after an activation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Activation {
+    /// `seq` of the newest tick of (stream, mode) so far: ticks at or below it are not for this subscription.
+    pub floor: u64,
+    /// The newest value that can serve the mode; absent when there was none, when it was erased, or when it came under
+    /// another broker's name.
+    pub last: Option<LastValue>,
+}
+
+/// A copy of a last value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastValue {
+    /// The adapter's bytes.
+    pub payload: Vec<u8>,
+    /// How to read them.
+    pub encoding: Encoding,
+    /// The mode the adapter published it in; may be higher than the mode asked for.
+    pub tick_mode: Mode,
+    /// The topic's broker prefix.
+    pub broker: Option<BrokerId>,
+    /// When its message was read.
+    pub t_recv: Micros,
+    /// Its number within (stream, mode asked for); equals the floor.
+    pub seq: u64,
+}
+
+/// A stream that a key holds on to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pinned {
+    /// Its id.
+    pub stream: StreamId,
+    /// Digits after the point of its integer prices, fixed from now on.
+    pub scale: u8,
+}
+
+/// There is no room for another instrument (`LIMIT_EXCEEDED`), or its name is not acceptable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no room for another instrument")]
+pub struct Full;
+
+/// What became of the ticks of one `ingest`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ingested {
+    /// Handed out: somebody wants them.
+    pub wanted: u32,
+    /// Kept as last value only.
+    pub unwanted: u32,
+    /// Dropped: no room (`instrument_limit`).
+    pub refused: u32,
+}
+
+/// What a table holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Records.
+    pub records: usize,
+    /// Bytes of last-value buffers.
+    pub bytes: usize,
+    /// Pins held by keys.
+    pub pins: usize,
+    /// (stream, mode, format, label, worker) bits set.
+    pub wanted: usize,
+    /// Ticks taken so far, refused ones included.
+    pub ticks: u64,
+    /// Ticks refused so far.
+    pub refused: u64,
+    /// Records evicted so far.
+    pub evicted: u64,
+}
+
+impl Sum for Usage {
+    fn sum<I: Iterator<Item = Usage>>(all: I) -> Usage {
+        all.fold(Usage::default(), |a, b| Usage {
+            records: a.records + b.records,
+            bytes: a.bytes + b.bytes,
+            pins: a.pins + b.pins,
+            wanted: a.wanted + b.wanted,
+            ticks: a.ticks + b.ticks,
+            refused: a.refused + b.refused,
+            evicted: a.evicted + b.evicted,
+        })
+    }
+}
+
+/// What all shards share: the budgets, the ids, the scales. No lock: three counters.
+pub(super) struct Common {
+    records: AtomicUsize,
+    records_max: usize,
+    bytes: AtomicUsize,
+    bytes_max: usize,
+    stream_next: AtomicU32,
+    scale: Vec<(String, u8)>,
+    seed: Option<u64>,
+}
+
+impl Common {
+    pub(super) fn new(config: &Config) -> Self {
+        Common {
+            records: AtomicUsize::new(0),
+            records_max: config.instruments_max,
+            bytes: AtomicUsize::new(0),
+            bytes_max: config.last_value_bytes_max,
+            stream_next: AtomicU32::new(1),
+            scale: config.scale.clone(),
+            seed: config.seed,
+        }
+    }
+
+    /// Records and bytes in use.
+    pub(super) fn used(&self) -> (usize, usize) {
+        (self.records.load(Relaxed), self.bytes.load(Relaxed))
+    }
+
+    /// Adds `more` to `used` unless that would exceed `max`.
+    fn take(used: &AtomicUsize, more: usize, max: usize) -> bool {
+        used.fetch_update(Relaxed, Relaxed, |n| n.checked_add(more).filter(|n| *n <= max)).is_ok()
+    }
+
+    /// A fresh id; `None` when 4 billion have been used in this epoch.
+    fn next_stream(&self) -> Option<StreamId> {
+        self.stream_next.fetch_update(Relaxed, Relaxed, |n| n.checked_add(1)).ok().map(StreamId)
+    }
+
+    fn scale_of(&self, venue: &str) -> u8 {
+        let overridden = self.scale.iter().find(|(v, _)| v == venue).map(|(_, digits)| *digits);
+        overridden.unwrap_or_else(|| default_scale(venue)).min(SCALE_MAX)
+    }
+}
+
+/// Digits after the point by venue (CONTRACTS 3.2).
+pub const fn default_scale(venue: &str) -> u8 {
+    match venue.as_bytes() {
+        b"CDS" | b"BCD" | b"NCO" | b"GLOBAL_INDEX" => 4,
+        b"CRYPTO" => 8,
+        _ => 2,
+    }
+}
+
+/// The stream table of one shard.
+pub struct Streams {
+    common: Arc<Common>,
+    hasher: RandomState,
+    by_name: HashTable<u32>,
+    by_id: HashMap<StreamId, u32, RandomState>,
+    slots: Vec<Record>,
+    free: Vec<u32>,
+    /// Least recently ticked (or released) of the records that nobody pins nor wants.
+    oldest: u32,
+    newest: u32,
+    usage: Usage,
+}
+
+/// One (scope, instrument).
+struct Record {
+    /// `None` while the slot is free.
+    instrument: Option<Instrument>,
+    scope: ScopeId,
+    /// Given at the first pin.
+    stream: Option<StreamId>,
+    scale: u8,
+    pins: u32,
+    modes: [ModeState; 3],
+    /// At most one is referenced per mode; the others' buffers wait for reuse.
+    values: [Value; 3],
+    wanted: SmallVec<[WantRow; 2]>,
+    older: u32,
+    newer: u32,
+}
+
+/// What a record knows about one mode.
+#[derive(Clone, Copy)]
+struct ModeState {
+    seq: u64,
+    /// Which of the record's values served this mode last; 3 = none.
+    value: u8,
+    /// Higher-mode ticks still to be held back; 0 = the `own` flag is clear.
+    own: u8,
+}
+
+const NO_VALUE: u8 = 3;
+
+/// A tick's bytes and what is known about them.
+struct Value {
+    bytes: Vec<u8>,
+    encoding: Encoding,
+    tick_mode: Mode,
+    broker: Option<BrokerId>,
+    t_recv: Micros,
+}
+
+#[derive(Clone, Copy)]
+struct WantRow {
+    workers: u64,
+    mode: Mode,
+    format: Format,
+    label: BrokerId,
+}
+
+impl Record {
+    fn new(scope: ScopeId, instrument: InstrumentRef<'_>, scale: u8) -> Self {
+        const EMPTY: Value = Value {
+            bytes: Vec::new(),
+            encoding: Encoding::Json,
+            tick_mode: Mode::Ltp,
+            broker: None,
+            t_recv: Micros(0),
+        };
+        Record {
+            instrument: Some(instrument.to_owned()),
+            scope,
+            stream: None,
+            scale,
+            pins: 0,
+            modes: [ModeState { seq: 0, value: NO_VALUE, own: 0 }; 3],
+            values: [EMPTY; 3],
+            wanted: SmallVec::new(),
+            older: NIL,
+            newer: NIL,
+        }
+    }
+
+    fn name(&self) -> InstrumentRef<'_> {
+        self.instrument.as_ref().expect("the slot is in use").as_ref()
+    }
+
+    /// Nobody pins it and nobody wants it: it may make room for another.
+    fn is_evictable(&self) -> bool {
+        self.pins == 0 && self.wanted.is_empty()
+    }
+
+    fn bytes(&self) -> usize {
+        self.values.iter().map(|v| v.bytes.capacity()).sum()
+    }
+
+    /// Which modes a tick of `mode` serves, by [`Mode::index`]; updates the own flags.
+    fn serve(&mut self, mode: Mode, serves_lower: bool) -> [bool; 3] {
+        let mut served = [false; 3];
+        for m in Mode::ALL {
+            let state = &mut self.modes[m.index()];
+            if m == mode {
+                state.own = OWN_TICKS;
+                served[m.index()] = true;
+            } else if m < mode {
+                served[m.index()] = serves_lower && state.own == 0;
+                state.own = state.own.saturating_sub(1);
+            }
+        }
+        served
+    }
+
+    /// The value to overwrite with a tick that serves `served`: one that no other mode still needs. There always is one:
+    /// at most two modes are not served. The old value of the tick's own mode comes first: its buffer has the right size.
+    fn victim(&self, mode: Mode, served: [bool; 3]) -> usize {
+        let needed = |v: usize| (0..3).any(|m| !served[m] && usize::from(self.modes[m].value) == v);
+        let own = usize::from(self.modes[mode.index()].value);
+        let candidates = [own, mode.index(), 0, 1, 2];
+        candidates.into_iter().find(|v| *v < 3 && !needed(*v)).expect("three values, at most two of them needed")
+    }
+}
+
+impl Streams {
+    pub(super) fn new(common: Arc<Common>) -> Self {
+        // Not the hash that chose the shard: its low bits are all equal here.
+        let hasher = seeded(common.seed.map(|s| s ^ 0x5bd1_e995));
+        Streams {
+            by_id: HashMap::with_hasher(hasher.clone()),
+            hasher,
+            common,
+            by_name: HashTable::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            oldest: NIL,
+            newest: NIL,
+            usage: Usage::default(),
+        }
+    }
+
+    /// Takes one tick: value first, then `seq`, then who wants it.
+    pub(super) fn tick(&mut self, tick: &TickIn<'_>, out: &mut Vec<TickOut>, counts: &mut Ingested) {
+        let Some(slot) = self.store(tick) else {
+            counts.refused += 1;
+            return;
+        };
+        let record = &self.slots[slot.at as usize];
+        let (Some(stream), false) = (record.stream, record.wanted.is_empty()) else {
+            counts.unwanted += 1;
+            return;
+        };
+        let wants: Wants = record
+            .wanted
+            .iter()
+            .filter(|w| slot.served[w.mode.index()] && tick.broker.is_none_or(|b| b == w.label))
+            .map(|w| Want {
+                mode: w.mode,
+                seq: record.modes[w.mode.index()].seq,
+                format: w.format,
+                label: w.label,
+                workers: w.workers,
+            })
+            .collect();
+        if wants.is_empty() {
+            counts.unwanted += 1;
+            return;
+        }
+        counts.wanted += 1;
+        out.push(TickOut { position: tick.position, stream, scale: record.scale, wants });
+    }
+
+    pub(super) fn note_ticks(&mut self, counts: Ingested) {
+        self.usage.ticks += u64::from(counts.wanted + counts.unwanted + counts.refused);
+        self.usage.refused += u64::from(counts.refused);
+    }
+
+    /// Finds or makes the record, keeps the value, advances `seq`. `None`: no room.
+    fn store(&mut self, tick: &TickIn<'_>) -> Option<Stored> {
+        if tick.payload.len() > TICK_PAYLOAD_BYTES_MAX {
+            return None;
+        }
+        let (at, is_new) = match self.find(tick.scope, tick.instrument) {
+            Some(at) => (at, false),
+            None => (self.create(tick.scope, tick.instrument)?, true),
+        };
+        if self.slots[at as usize].is_evictable() {
+            self.unlink(at);
+            self.link_newest(at);
+        }
+        let record = &mut self.slots[at as usize];
+        // A refused tick must leave no trace, so flags change only once there is room.
+        let flags = record.modes;
+        let served = record.serve(tick.mode, tick.serves_lower);
+        let value = record.victim(tick.mode, served);
+        if !self.make_room(at, value, tick.payload.len()) {
+            self.slots[at as usize].modes = flags;
+            if is_new {
+                self.remove(at);
+            }
+            return None;
+        }
+        let record = &mut self.slots[at as usize];
+        let held = &mut record.values[value];
+        held.bytes.clear();
+        held.bytes.extend_from_slice(tick.payload);
+        held.encoding = tick.encoding;
+        held.tick_mode = tick.mode;
+        held.broker = tick.broker;
+        held.t_recv = tick.t_recv;
+        for (state, served) in record.modes.iter_mut().zip(served) {
+            if served {
+                state.seq += 1;
+                state.value = value as u8;
+            }
+        }
+        Some(Stored { at, served })
+    }
+
+    /// Holds on to a stream for one key; makes it if need be, and fixes its id and scale.
+    ///
+    /// # Errors
+    /// [`Full`] when the limit of instruments is reached and nothing in this shard can make room, or when the name is
+    /// not acceptable.
+    pub fn pin(&mut self, scope: ScopeId, instrument: InstrumentRef<'_>) -> Result<Pinned, Full> {
+        let at = self.find_or_create(scope, instrument)?;
+        let record = &mut self.slots[at as usize];
+        let stream = match record.stream {
+            Some(stream) => stream,
+            // An unpinned record that was made just now stays: it is the first to be evicted.
+            None => self.common.next_stream().ok_or(Full)?,
+        };
+        let was_evictable = record.is_evictable();
+        record.stream = Some(stream);
+        record.pins += 1;
+        let scale = record.scale;
+        self.by_id.insert(stream, at);
+        self.usage.pins += 1;
+        if was_evictable {
+            self.unlink(at);
+        }
+        Ok(Pinned { stream, scale })
+    }
+
+    /// Gives one pin back. Whether there was one.
+    pub fn unpin(&mut self, stream: StreamId) -> bool {
+        let Some(&at) = self.by_id.get(&stream) else { return false };
+        let record = &mut self.slots[at as usize];
+        if record.pins == 0 {
+            return false;
+        }
+        record.pins -= 1;
+        self.usage.pins -= 1;
+        if record.is_evictable() {
+            self.link_newest(at);
+        }
+        true
+    }
+
+    /// Raises a stream's scale to at least `digits`, as far as nobody has been told another one yet. The scale in force.
+    ///
+    /// # Errors
+    /// [`Full`] as in [`Self::pin`].
+    pub fn raise_scale(&mut self, scope: ScopeId, instrument: InstrumentRef<'_>, digits: u8) -> Result<u8, Full> {
+        let at = self.find_or_create(scope, instrument)?;
+        let record = &mut self.slots[at as usize];
+        if record.stream.is_none() {
+            record.scale = record.scale.max(digits.min(SCALE_MAX));
+        }
+        Ok(record.scale)
+    }
+
+    /// See [`super::Shards::activate`].
+    pub fn activate(&mut self, stream: StreamId, interest: Interest) -> Option<Activation> {
+        let at = *self.by_id.get(&stream)?;
+        let record = &mut self.slots[at as usize];
+        let was_evictable = record.is_evictable();
+        let bit = worker_bit(interest.worker);
+        let row = match record.wanted.iter().position(|w| w.is_for(&interest)) {
+            Some(i) => &mut record.wanted[i],
+            None => {
+                let Interest { mode, format, label, .. } = interest;
+                record.wanted.push(WantRow { workers: 0, mode, format, label });
+                record.wanted.last_mut().expect("a row was pushed just now")
+            }
+        };
+        if row.workers & bit == 0 {
+            row.workers |= bit;
+            self.usage.wanted += 1;
+        }
+        let state = record.modes[interest.mode.index()];
+        let last = record.values.get(usize::from(state.value)).filter(|v| v.broker.is_none_or(|b| b == interest.label));
+        let last = last.map(|v| LastValue {
+            payload: v.bytes.clone(),
+            encoding: v.encoding,
+            tick_mode: v.tick_mode,
+            broker: v.broker,
+            t_recv: v.t_recv,
+            seq: state.seq,
+        });
+        if was_evictable {
+            self.unlink(at);
+        }
+        Some(Activation { floor: state.seq, last })
+    }
+
+    /// See [`super::Shards::deactivate`].
+    pub fn deactivate(&mut self, stream: StreamId, interest: Interest) -> bool {
+        let Some(&at) = self.by_id.get(&stream) else { return false };
+        let record = &mut self.slots[at as usize];
+        let Some(i) = record.wanted.iter().position(|w| w.is_for(&interest)) else { return false };
+        let bit = worker_bit(interest.worker);
+        let row = &mut record.wanted[i];
+        if row.workers & bit == 0 {
+            return false;
+        }
+        row.workers &= !bit;
+        self.usage.wanted -= 1;
+        if row.workers == 0 {
+            record.wanted.swap_remove(i);
+        }
+        if record.is_evictable() {
+            self.link_newest(at);
+        }
+        true
+    }
+
+    /// Forgets last values and own flags of `scope`, or of all scopes, and gives their memory back. O(records).
+    pub fn erase_last_values(&mut self, scope: Option<ScopeId>) {
+        let mut freed = 0;
+        for record in self.slots.iter_mut().filter(|r| r.instrument.is_some() && scope.is_none_or(|s| s == r.scope)) {
+            freed += record.bytes();
+            for state in &mut record.modes {
+                (state.value, state.own) = (NO_VALUE, 0);
+            }
+            for value in &mut record.values {
+                value.bytes = Vec::new();
+            }
+        }
+        self.give_back(freed);
+    }
+
+    /// What is behind an id.
+    pub fn stream(&self, stream: StreamId) -> Option<(ScopeId, InstrumentRef<'_>)> {
+        let record = &self.slots[*self.by_id.get(&stream)? as usize];
+        Some((record.scope, record.name()))
+    }
+
+    /// All wants of all streams, for the auditor: (stream, mode, format, label, workers). O(records).
+    pub fn wanted(&self) -> impl Iterator<Item = (StreamId, Mode, Format, BrokerId, u64)> + '_ {
+        self.slots
+            .iter()
+            .filter_map(|r| r.stream.map(|id| (id, r)))
+            .flat_map(|(id, r)| r.wanted.iter().map(move |w| (id, w.mode, w.format, w.label, w.workers)))
+    }
+
+    /// What the table holds.
+    pub fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    fn find_or_create(&mut self, scope: ScopeId, instrument: InstrumentRef<'_>) -> Result<u32, Full> {
+        match self.find(scope, instrument) {
+            Some(at) => Ok(at),
+            None => self.create(scope, instrument).ok_or(Full),
+        }
+    }
+
+    #[inline]
+    fn find(&self, scope: ScopeId, instrument: InstrumentRef<'_>) -> Option<u32> {
+        let hash = self.hasher.hash_one((scope, instrument));
+        let is_it = |at: &u32| {
+            let record = &self.slots[*at as usize];
+            record.scope == scope && record.name() == instrument
+        };
+        self.by_name.find(hash, is_it).copied()
+    }
+
+    /// A new record, newest in the list; takes the place of the oldest when the limit is reached.
+    fn create(&mut self, scope: ScopeId, instrument: InstrumentRef<'_>) -> Option<u32> {
+        if !instrument.is_acceptable() {
+            return None;
+        }
+        while !Common::take(&self.common.records, 1, self.common.records_max) {
+            self.evict_oldest(NIL)?;
+        }
+        let record = Record::new(scope, instrument, self.common.scale_of(instrument.venue));
+        let at = match self.free.pop() {
+            Some(at) => {
+                self.slots[at as usize] = record;
+                at
+            }
+            None => {
+                self.slots.push(record);
+                self.slots.len() as u32 - 1
+            }
+        };
+        let hash = self.hasher.hash_one((scope, instrument));
+        let rehash = |at: &u32| {
+            let record = &self.slots[*at as usize];
+            self.hasher.hash_one((record.scope, record.name()))
+        };
+        self.by_name.insert_unique(hash, at, rehash);
+        self.usage.records += 1;
+        self.link_newest(at);
+        Some(at)
+    }
+
+    /// Grows one value's buffer to hold `len` bytes, evicting others while the budget is spent. Whether it fits now.
+    fn make_room(&mut self, at: u32, value: usize, len: usize) -> bool {
+        let held = self.slots[at as usize].values[value].bytes.capacity();
+        if len <= held {
+            return true;
+        }
+        let more = len.next_multiple_of(BUFFER_STEP) - held;
+        while !Common::take(&self.common.bytes, more, self.common.bytes_max) {
+            if self.evict_oldest(at).is_none() {
+                return false;
+            }
+        }
+        // A fresh buffer rather than a grown one: the old bytes are about to be overwritten.
+        let fresh = Vec::with_capacity(held + more);
+        debug_assert_eq!(fresh.capacity(), held + more, "with_capacity of bytes is exact");
+        self.slots[at as usize].values[value].bytes = fresh;
+        self.usage.bytes += more;
+        true
+    }
+
+    /// Removes the least recently ticked record that nobody pins nor wants, but never `except`.
+    fn evict_oldest(&mut self, except: u32) -> Option<()> {
+        let at = self.oldest;
+        if at == NIL || at == except {
+            return None;
+        }
+        self.remove(at);
+        self.usage.evicted += 1;
+        Some(())
+    }
+
+    /// Removes an evictable record and all its memory but the slot itself.
+    fn remove(&mut self, at: u32) {
+        self.unlink(at);
+        let record = &self.slots[at as usize];
+        debug_assert!(record.is_evictable(), "only what nobody pins nor wants is removed");
+        let hash = self.hasher.hash_one((record.scope, record.name()));
+        if let Ok(entry) = self.by_name.find_entry(hash, |held| *held == at) {
+            entry.remove();
+        }
+        let record = &mut self.slots[at as usize];
+        if let Some(stream) = record.stream.take() {
+            self.by_id.remove(&stream);
+        }
+        let freed = record.bytes();
+        record.instrument = None;
+        record.values.iter_mut().for_each(|v| v.bytes = Vec::new());
+        record.wanted = SmallVec::new();
+        self.free.push(at);
+        self.usage.records -= 1;
+        self.common.records.fetch_sub(1, Relaxed);
+        self.give_back(freed);
+    }
+
+    fn give_back(&mut self, bytes: usize) {
+        self.usage.bytes -= bytes;
+        self.common.bytes.fetch_sub(bytes, Relaxed);
+    }
+
+    fn link_newest(&mut self, at: u32) {
+        let before = self.newest;
+        let record = &mut self.slots[at as usize];
+        (record.older, record.newer) = (before, NIL);
+        match before {
+            NIL => self.oldest = at,
+            before => self.slots[before as usize].newer = at,
+        }
+        self.newest = at;
+    }
+
+    fn unlink(&mut self, at: u32) {
+        let Record { older, newer, .. } = self.slots[at as usize];
+        match older {
+            NIL => self.oldest = newer,
+            older => self.slots[older as usize].newer = newer,
+        }
+        match newer {
+            NIL => self.newest = older,
+            newer => self.slots[newer as usize].older = older,
+        }
+    }
+}
+
+/// Where a tick was stored, and which modes it serves.
+struct Stored {
+    at: u32,
+    served: [bool; 3],
+}
+
+impl WantRow {
+    fn is_for(&self, interest: &Interest) -> bool {
+        self.mode == interest.mode && self.format == interest.format && self.label == interest.label
+    }
+}
+
+fn worker_bit(worker: WorkerId) -> u64 {
+    assert!(usize::from(worker.0) < WORKERS_MAX, "a worker's number fits the bitmap");
+    1 << worker.0
+}
