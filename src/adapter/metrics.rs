@@ -1,7 +1,9 @@
 //! Metrics of adapters and their calls. Labels are the brokers of settings and key store; any other counts as `other`.
 
 use super::supervisor::StateLabel;
-use metrics::{Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -78,9 +80,7 @@ struct PerBroker {
 impl PerBroker {
     fn register(broker: &str) -> Self {
         let b = broker.to_owned();
-        let start = |outcome: &'static str| {
-            histogram!("tickcast_adapter_start_seconds", "broker" => b.clone(), "outcome" => outcome)
-        };
+        let start = |outcome: &'static str| histogram!("tickcast_adapter_start_seconds", "broker" => b.clone(), "outcome" => outcome);
         PerBroker {
             calls: CallOp::ALL.map(|op| {
                 CallOutcome::ALL.map(|o| {

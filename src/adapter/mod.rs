@@ -8,7 +8,6 @@
 pub mod bus;
 pub mod metrics;
 pub mod scripted;
-pub mod sim;
 pub mod supervisor;
 
 use crate::shards::key::{CallId, FaultCode, KeyName};

@@ -155,8 +155,7 @@ impl<W> KeyTable<W> {
     pub fn join(
         &mut self,
         user: UserId,
-        instrument: InstrumentRef<'_>,
-        mode: Mode,
+        (instrument, mode): (InstrumentRef<'_>, Mode),
         session: SessionId,
         waiter: W,
         depth: u32,
@@ -222,7 +221,12 @@ impl<W> KeyTable<W> {
 
     /// [`Key::retry`] for every key of `user`. Each key that did something is handed to `act` with its effects;
     /// returns whether any key still waits for a retry. Costs a look at each key of the user.
-    pub fn retry_user(&mut self, user: UserId, cx: &Context<'_>, act: impl FnMut(&KeyName, Touched, Effects<W>)) -> bool {
+    pub fn retry_user(
+        &mut self,
+        user: UserId,
+        cx: &Context<'_>,
+        act: impl FnMut(&KeyName, Touched, Effects<W>),
+    ) -> bool {
         let mut waiting = false;
         self.each(user, act, |key, fx| waiting |= key.retry(cx, fx));
         waiting
