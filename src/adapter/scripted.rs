@@ -67,7 +67,7 @@ impl Default for Script {
 }
 
 impl Script {
-    /// The next connects, in order; after them, connects succeed.
+    /// The next connects and disconnects, in order; after them, they succeed.
     pub fn connects(&self, plays: impl IntoIterator<Item = Play>) {
         self.state.send_modify(|s| s.connects.extend(plays));
     }
@@ -75,6 +75,14 @@ impl Script {
     /// The next calls, in order; after them, [`Script::otherwise`].
     pub fn calls(&self, plays: impl IntoIterator<Item = Play>) {
         self.state.send_modify(|s| s.calls.extend(plays));
+    }
+
+    /// Forgets the plays that are left.
+    pub fn clear(&self) {
+        self.state.send_modify(|s| {
+            s.calls.clear();
+            s.connects.clear();
+        });
     }
 
     /// What happens to calls beyond the script; `Accept` unless told.
