@@ -1,1 +1,456 @@
-//! (written with its room)
+//! Registry: which session of which user wants what, and which adapter must therefore do what.
+//!
+//! In: attach, detach, subscribe, unsubscribe from sessions (any worker thread), answers from supervisors (control thread).
+//! Out: a decision per entry at once, outcomes of pending entries through the caller's bounded reply queue, calls for
+//! adapters. A session that wants ticks activates itself at the shards when it is told that its entry is live.
+//! Promises: no method waits but `attach` (at most `attach_window`); per entry one shard lock, never two locks at once;
+//! a broker sees first-in and last-out only; what is rolled back, left or retired leaves nothing behind.
+//! Knows nothing of sockets, formats or ticks. Tests: `tests/registry_races.rs`, `tests/registry.rs`, `audit.rs`.
+
+pub mod audit;
+pub mod metrics;
+mod owner;
+mod users;
+
+use self::metrics::RegistryMetrics;
+use self::users::{Links, Users};
+use crate::adapter::supervisor::{Handle, State, Supervisors, broker_fault};
+use crate::model::{BrokerId, Brokers, InstrumentRef, Mode, ScopeId, SessionId, StreamId, UserId};
+use crate::shards::key::{Context, Effects, Event, Join, KeyName, Leave, Touched, Waiter};
+use crate::shards::{LockName, Shards, TimedLock};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use crate::shards::key::{Fault, FaultCode, Outcome, RefCounts, Reply};
+
+/// One user's own tick source (`[[bus.source]]`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScopedSource {
+    /// Scope of its ticks.
+    pub scope: ScopeId,
+    /// Broker whose feed it is.
+    pub broker: String,
+    /// The only user who receives it.
+    pub user: String,
+}
+
+/// Settings of the registry.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Users with a source of their own.
+    pub sources: Vec<ScopedSource>,
+    /// How long `attach` waits for the adapter before it goes on in the background.
+    pub attach_window: Duration,
+    /// Locks waited for or held longer than this are logged.
+    pub lock_slow: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { sources: Vec::new(), attach_window: Duration::from_secs(3), lock_slow: crate::limits::LOCK_SLOW }
+    }
+}
+
+/// What a session is to the registry, from its first attach on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Valid while a session of the user is attached.
+    pub user: UserId,
+    /// The user's broker; its name is `unknown` when the key store names none.
+    pub broker: BrokerId,
+    /// Whose ticks the user receives.
+    pub scope: ScopeId,
+    /// The user's name.
+    pub name: Arc<str>,
+}
+
+/// The broker part of an attach went wrong. The session is attached all the same: it counts, it must be detached, and
+/// attaching again is how it retries.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", fault.message)]
+pub struct AttachError {
+    /// What to tell the client.
+    pub fault: Fault,
+    /// What the session is now.
+    pub member: Member,
+}
+
+/// One entry of a subscribe request.
+#[derive(Clone, Copy, Debug)]
+pub struct Want<'a> {
+    /// Which instrument; must be acceptable ([`InstrumentRef::is_acceptable`]).
+    pub instrument: InstrumentRef<'a>,
+    /// Which mode.
+    pub mode: Mode,
+    /// Price levels asked for; counts for the first session of the key only.
+    pub depth: u32,
+}
+
+/// What became of an entry of a subscribe request, so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The feed is live already; the session holds a reference now.
+    Joined {
+        /// The stream to take ticks from.
+        stream: StreamId,
+        /// Decimal digits of its integer prices.
+        scale: u8,
+        /// Price levels the adapter gives.
+        depth: u32,
+    },
+    /// The session holds the key already (live or pending); nothing was changed.
+    Duplicate {
+        /// The stream.
+        stream: StreamId,
+        /// Decimal digits of its integer prices.
+        scale: u8,
+        /// Price levels, as far as known.
+        depth: u32,
+    },
+    /// The session holds a reference; the outcome follows through `reply`.
+    Pending,
+    /// Nothing is held.
+    Refused(Fault),
+}
+
+/// What became of an entry of an unsubscribe request, so far. Unless `NotHeld`, the reference is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnsubscribeDecision {
+    /// Done; others may remain.
+    Left,
+    /// It was the last reference: what the broker says follows through `reply`.
+    Pending,
+    /// The session does not hold the key. Nobody was called.
+    NotHeld,
+}
+
+/// The registry; see the module's header.
+pub struct Registry {
+    config: Config,
+    shards: Arc<Shards>,
+    brokers: Arc<Brokers>,
+    supervisors: Arc<Supervisors>,
+    metrics: RegistryMetrics,
+    users: TimedLock<Users>,
+    links: TimedLock<Links>,
+}
+
+impl Registry {
+    /// An empty registry over these shards.
+    pub fn new(
+        config: Config,
+        shards: Arc<Shards>,
+        brokers: Arc<Brokers>,
+        supervisors: Arc<Supervisors>,
+        metrics: RegistryMetrics,
+    ) -> Arc<Self> {
+        let slow = config.lock_slow;
+        Arc::new(Registry {
+            config,
+            shards,
+            brokers,
+            supervisors,
+            metrics,
+            users: TimedLock::new(LockName::User, None, slow, Users::default()),
+            links: TimedLock::new(LockName::Adapter, None, slow, Links::default()),
+        })
+    }
+
+    /// Counts `session` under `user` and waits until the user's adapter is ready, has failed, or the window is over (it
+    /// then goes on in the background and subscribes queue). `broker` is what the key store names. Attaching again is
+    /// re-authentication and retry; as another user, the caller detaches the old member first.
+    ///
+    /// # Errors
+    /// The broker part failed; the session stays attached.
+    pub async fn attach(
+        self: &Arc<Self>,
+        session: SessionId,
+        user: &str,
+        broker: Option<&str>,
+    ) -> Result<Member, AttachError> {
+        let (id, name) = self.users.with(|users| users.attach(session, user));
+        let known = broker.and_then(|b| self.brokers.intern(b).map(|id| (id, b.to_ascii_lowercase())));
+        let Some((broker_id, broker)) = known else {
+            let member = Member { user: id, broker: BrokerId(u16::MAX), scope: ScopeId::SHARED, name };
+            let (text, cause) = ("No broker is configured for this user", "no usable broker row");
+            return Err(AttachError { fault: broker_fault(FaultCode::Broker, id, "none", text, cause), member });
+        };
+        let member = Member { user: id, broker: broker_id, scope: self.scope_of(user, &broker), name: name.clone() };
+        let (handle, ticket) = self.link(id, &name, broker.into());
+        let mut status = handle.status();
+        let decided = status.wait_for(|s| s.ticket >= ticket && matches!(s.state, State::Ready | State::Failed(_)));
+        let state = match tokio::time::timeout(self.config.attach_window, decided).await {
+            Ok(Ok(status)) => status.state.clone(),
+            // Late, or the control runtime is going down: subscribes will queue, or be refused.
+            Ok(Err(_)) | Err(_) => State::Connecting,
+        };
+        match state {
+            State::Failed(fault) => Err(AttachError { fault, member }),
+            _ => Ok(member),
+        }
+    }
+
+    /// `session` has gone (or becomes another user's). Its references must have been released. The user's last session
+    /// starts the linger.
+    pub fn detach(&self, session: SessionId, member: &Member) {
+        let left = self.users.with(|users| users.detach(session, member.user));
+        if left != Some(0) {
+            return;
+        }
+        match self.links.with(|links| links.handle(member.user)) {
+            Some(handle) => handle.nudge(),
+            // A user without a broker never had a supervisor that could forget it.
+            None => self.users.with(|users| users.forget_idle(member.user)),
+        }
+    }
+
+    /// Takes a reference for each want. Entry `i` of the answer is about `wants[i]`; for `Pending` ones `(i, outcome)`
+    /// follows through `reply`, whose capacity must be at least `wants.len()`.
+    pub fn subscribe(&self, member: &Member, session: SessionId, wants: &[Want<'_>], reply: &Reply) -> Vec<Decision> {
+        let Some(handle) = self.links.with(|links| links.handle(member.user)) else {
+            return self.refuse_all(member, wants.len(), "no supervisor");
+        };
+        let failed = match &handle.status().borrow().state {
+            State::Failed(fault) => Some(fault.message.clone()),
+            _ => None,
+        };
+        if let Some(message) = failed {
+            let fault = Fault::new(FaultCode::Broker, format!("Broker adapter not available: {message}"));
+            return vec![Decision::Refused(fault); wants.len()];
+        }
+        let entries = wants.iter().enumerate();
+        entries.map(|(i, want)| self.subscribe_one(member, session, want, i as u32, reply, &handle)).collect()
+    }
+
+    /// Gives back a reference for each key. Entry `i` of the answer is about `keys[i]`; for `Pending` ones `(i, outcome)`
+    /// follows through `reply`, whose capacity must be at least `keys.len()`.
+    pub fn unsubscribe(
+        &self,
+        member: &Member,
+        session: SessionId,
+        keys: &[(InstrumentRef<'_>, Mode)],
+        reply: &Reply,
+    ) -> Vec<UnsubscribeDecision> {
+        let Some(handle) = self.links.with(|links| links.handle(member.user)) else {
+            return vec![UnsubscribeDecision::NotHeld; keys.len()];
+        };
+        let leave = |(i, key): (usize, &(InstrumentRef<'_>, Mode))| {
+            let waiter = Waiter { entry: i as u32, reply: reply.clone() };
+            match self.leave_one(member.user, session, *key, Some(waiter), &handle) {
+                Leave::Left => UnsubscribeDecision::Left,
+                Leave::Pending => UnsubscribeDecision::Pending,
+                Leave::NotHeld => UnsubscribeDecision::NotHeld,
+            }
+        };
+        keys.iter().enumerate().map(leave).collect()
+    }
+
+    /// Gives back references of a session that has closed, pending ones too. Nobody waits for the broker.
+    pub fn leave_all<'a>(
+        &self,
+        member: &Member,
+        session: SessionId,
+        keys: impl IntoIterator<Item = (InstrumentRef<'a>, Mode)>,
+    ) {
+        let Some(handle) = self.links.with(|links| links.handle(member.user)) else { return };
+        for key in keys {
+            self.leave_one(member.user, session, key, None, &handle);
+        }
+    }
+
+    /// Credentials of `user` have changed: the adapter is rebuilt in the background and everything replayed. `broker` is
+    /// what the key store names now; `None` (revoked) leaves clients without an adapter until they attach again.
+    pub fn invalidate(&self, user: &str, broker: Option<&str>) {
+        let Some(id) = self.users.with(|users| users.find(user)) else { return };
+        let broker = broker.map(|b| b.to_ascii_lowercase().into());
+        if let Some(handle) = self.links.with(|links| links.rebuild(id, broker)) {
+            handle.nudge();
+        }
+    }
+
+    /// What `get_broker_info` says of the user's adapter: `connected`, `connecting` or `disconnected`.
+    pub fn adapter_status(&self, user: UserId) -> &'static str {
+        let handle = self.links.with(|links| links.handle(user));
+        let state = handle.map(|h| h.status().borrow().state.clone());
+        match state {
+            Some(State::Ready | State::Lingering | State::Kept) => "connected",
+            Some(State::Connecting | State::Closing) => "connecting",
+            Some(State::Absent | State::Failed(_)) | None => "disconnected",
+        }
+    }
+
+    /// The id of a user who is attached or kept.
+    pub fn user_id(&self, user: &str) -> Option<UserId> {
+        self.users.with(|users| users.find(user))
+    }
+
+    /// References by count, over all shards. Takes each shard's lock in turn.
+    pub fn counts(&self) -> RefCounts {
+        let mut sum = RefCounts::default();
+        for shard in self.shards.indexes() {
+            sum.add(&self.shards.with(shard, |s| s.keys.counts()));
+        }
+        sum
+    }
+
+    /// Sets the gauges; to be called every second or so, off the tick path.
+    pub fn observe(&self) {
+        let (users, _) = self.users.with(|users| users.counts());
+        self.metrics.observe(&self.counts(), users);
+        let links = self.links.with(|links| links.all());
+        let states: Vec<_> = links
+            .iter()
+            .filter_map(|(_, broker, handle)| handle.status().borrow().state.label().map(|l| (broker.clone(), l)))
+            .collect();
+        self.supervisors.metrics().observe(states.iter().map(|(b, l)| (&**b, *l)));
+    }
+
+    /// Times and counts of the user and adapter locks, for the lock metrics.
+    pub fn lock_stats(&self) -> [&Arc<crate::shards::LockStats>; 2] {
+        [self.users.stats(), self.links.stats()]
+    }
+
+    fn scope_of(&self, user: &str, broker: &str) -> ScopeId {
+        let own = self.config.sources.iter().find(|s| s.user == user && s.broker.eq_ignore_ascii_case(broker));
+        own.map_or(ScopeId::SHARED, |s| s.scope)
+    }
+
+    /// The user's supervisor, made if there is none, told of one more attach.
+    fn link(self: &Arc<Self>, user: UserId, name: &Arc<str>, broker: Arc<str>) -> (Arc<Handle>, u64) {
+        if let Some((handle, ticket)) = self.links.with(|links| links.attach(user, &broker)) {
+            handle.nudge();
+            return (handle, ticket);
+        }
+        let (handle, unstarted) = self.supervisors.prepare();
+        let (held, ticket, ours) = self.links.with(|links| links.attach_or_insert(user, &broker, handle));
+        if ours {
+            self.supervisors.start(user, name.clone(), self.clone(), held.clone(), unstarted);
+        } else {
+            held.nudge();
+        }
+        (held, ticket)
+    }
+
+    fn refuse_all(&self, member: &Member, count: usize, cause: &str) -> Vec<Decision> {
+        let broker = self.brokers.name(member.broker);
+        let fault = broker_fault(FaultCode::Broker, member.user, broker, "Broker adapter not found", cause);
+        vec![Decision::Refused(fault); count]
+    }
+
+    fn subscribe_one(
+        &self,
+        member: &Member,
+        session: SessionId,
+        want: &Want<'_>,
+        entry: u32,
+        reply: &Reply,
+        handle: &Handle,
+    ) -> Decision {
+        let (user, Want { instrument, mode, depth }) = (member.user, *want);
+        let waiter = Waiter { entry, reply: reply.clone() };
+        let now = tokio::time::Instant::now().into_std();
+        let mut fx = Effects::default();
+        let joined = self.shards.with(self.shards.shard_of(instrument), |shard| {
+            if !shard.keys.has(user, instrument, mode) {
+                let pinned = shard.streams.pin(member.scope, instrument).ok()?;
+                shard.keys.insert(user, instrument, mode, pinned.stream, pinned.scale);
+            }
+            let cx = Context { now, generation: handle.generation(), calls: self.supervisors.call_ids() };
+            shard.keys.join(user, (instrument, mode), session, waiter, depth, &cx, &mut fx)
+        });
+        let Some((join, touched)) = joined else {
+            self.metrics.limit_exceeded.increment(1);
+            return Decision::Refused(Fault::new(FaultCode::Limit, "Too many instruments, or the name is too long"));
+        };
+        let Touched { stream, scale, .. } = touched;
+        if !matches!(join, Join::Duplicate { .. }) {
+            self.metrics.references.record(touched.refs as f64);
+        }
+        self.act(user, Some(handle), KeyName { instrument: instrument.to_owned(), mode }, touched, fx);
+        match join {
+            Join::Live { depth } => Decision::Joined { stream, scale, depth },
+            Join::Pending => Decision::Pending,
+            Join::Duplicate { depth } => {
+                self.metrics.duplicate.increment(1);
+                Decision::Duplicate { stream, scale, depth }
+            }
+        }
+    }
+
+    fn leave_one(
+        &self,
+        user: UserId,
+        session: SessionId,
+        (instrument, mode): (InstrumentRef<'_>, Mode),
+        waiter: Option<Waiter>,
+        handle: &Handle,
+    ) -> Leave {
+        let now = tokio::time::Instant::now().into_std();
+        let mut fx = Effects::default();
+        let left = self.shards.with(self.shards.shard_of(instrument), |shard| {
+            let cx = Context { now, generation: handle.generation(), calls: self.supervisors.call_ids() };
+            let left = shard.keys.leave(user, (instrument, mode), session, waiter, &cx, &mut fx)?;
+            if left.1.over {
+                shard.streams.unpin(left.1.stream);
+            }
+            Some(left)
+        });
+        match left {
+            None | Some((Leave::NotHeld, _)) => {
+                self.metrics.not_held.increment(1);
+                Leave::NotHeld
+            }
+            Some((leave, touched)) => {
+                self.metrics.references.record(touched.refs as f64);
+                self.act(user, Some(handle), KeyName { instrument: instrument.to_owned(), mode }, touched, fx);
+                leave
+            }
+        }
+    }
+
+    /// Does what a key's machine asked for, after its lock was given back: tells waiters, logs, hands over the call.
+    fn act(&self, user: UserId, handle: Option<&Handle>, name: KeyName, mut touched: Touched, mut fx: Effects<Waiter>) {
+        loop {
+            for event in &fx.events {
+                self.tell(user, &name, *event, touched.refs);
+            }
+            for (waiter, told) in fx.done.drain(..) {
+                let outcome = Outcome::of(told, touched.stream, touched.scale);
+                // The session may have closed; the capacity is the caller's promise.
+                let _ = waiter.reply.try_send((waiter.entry, outcome));
+            }
+            if fx.unsettled
+                && let Some(handle) = handle
+            {
+                handle.mark_unsettled();
+            }
+            let Some(call) = fx.call else { return };
+            if handle.is_some_and(|h| h.call(call, name.clone())) {
+                return;
+            }
+            // Not handed over: the machine hears it as an error, and may want another call, which it then retries later.
+            self.metrics.limit_exceeded.increment(1);
+            let fault = Fault::new(FaultCode::Limit, "Too many adapter calls are pending for this user");
+            let mut next = Effects::default();
+            let fed =
+                self.feed(user, &name, handle, |keys, cx| keys.result(user, &name, call.id, Err(fault), cx, &mut next));
+            let Some(now) = fed else { return };
+            (touched, fx) = (now, next);
+        }
+    }
+
+    fn tell(&self, user: UserId, name: &KeyName, event: Event, refs: usize) {
+        self.metrics.event(event);
+        let user = user.0;
+        match event {
+            Event::FirstIn => tracing::debug!(user, key = ?name, refs, "first-in: the broker accepted"),
+            Event::Joined => tracing::debug!(user, key = ?name, refs, "joined"),
+            Event::Left => tracing::debug!(user, key = ?name, refs, "left"),
+            Event::LastOut => tracing::debug!(user, key = ?name, refs, "last-out: the broker let go"),
+            Event::RolledBack(n) => tracing::debug!(user, key = ?name, refs, sessions = n, "rolled back"),
+            Event::Replayed => tracing::debug!(user, key = ?name, refs, "replayed"),
+            Event::ReplayFailed => tracing::warn!(user, key = ?name, refs, "not live though held, trying again"),
+            Event::ReleaseFailed => tracing::warn!(user, key = ?name, refs, "the broker did not let go, trying again"),
+        }
+    }
+}

@@ -477,6 +477,10 @@ impl<W> Key<W> {
             fx.events.push(Event::Replayed);
         }
         self.tell_joiners(depth, fx);
+        if !self.wanted.is_empty() {
+            // Who left while the subscribe was pending left a key that others hold by now: nothing to wait for.
+            self.tell_leavers(&Told::Gone, fx);
+        }
     }
 
     fn tell_joiners(&mut self, depth: u32, fx: &mut Effects<W>) {

@@ -155,8 +155,7 @@ impl<W> KeyTable<W> {
     pub fn join(
         &mut self,
         user: UserId,
-        instrument: InstrumentRef<'_>,
-        mode: Mode,
+        (instrument, mode): (InstrumentRef<'_>, Mode),
         session: SessionId,
         waiter: W,
         depth: u32,

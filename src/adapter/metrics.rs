@@ -1,0 +1,159 @@
+//! Metrics of adapters and their calls. Labels are the brokers of settings and key store; any other counts as `other`.
+
+use super::supervisor::StateLabel;
+use metrics::{
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// Edges of `tickcast_broker_call_seconds`.
+pub const BROKER_CALL_BUCKETS: (&str, &[f64]) =
+    ("tickcast_broker_call_seconds", &[0.0001, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0]);
+/// Edges of `tickcast_adapter_start_seconds`.
+pub const ADAPTER_START_BUCKETS: (&str, &[f64]) =
+    ("tickcast_adapter_start_seconds", &[0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0]);
+
+/// `op` label of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallOp {
+    /// First-in, replay or retry.
+    Subscribe,
+    /// Last-out or retry.
+    Unsubscribe,
+    /// A kept adapter is cleared.
+    UnsubscribeAll,
+}
+
+impl CallOp {
+    /// All of them, in the order of their labels.
+    pub const ALL: [CallOp; 3] = [CallOp::Subscribe, CallOp::Unsubscribe, CallOp::UnsubscribeAll];
+
+    /// Metric label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            CallOp::Subscribe => "subscribe",
+            CallOp::Unsubscribe => "unsubscribe",
+            CallOp::UnsubscribeAll => "unsubscribe_all",
+        }
+    }
+}
+
+/// `outcome` label of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallOutcome {
+    /// Accepted.
+    Success,
+    /// The broker said no.
+    Refused,
+    /// Something broke.
+    Failed,
+    /// Not answered in time.
+    Timeout,
+}
+
+impl CallOutcome {
+    /// All of them.
+    pub const ALL: [CallOutcome; 4] =
+        [CallOutcome::Success, CallOutcome::Refused, CallOutcome::Failed, CallOutcome::Timeout];
+
+    /// Metric label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            CallOutcome::Success => "success",
+            CallOutcome::Refused => "refused",
+            CallOutcome::Failed => "failed",
+            CallOutcome::Timeout => "timeout",
+        }
+    }
+}
+
+struct PerBroker {
+    calls: [[Counter; 4]; 3],
+    call_seconds: [[Histogram; 4]; 3],
+    start_success: Histogram,
+    start_failed: Histogram,
+    states: [Gauge; StateLabel::ALL.len()],
+    connections: Gauge,
+}
+
+impl PerBroker {
+    fn register(broker: &str) -> Self {
+        let b = broker.to_owned();
+        let start = |outcome: &'static str| histogram!("tickcast_adapter_start_seconds", "broker" => b.clone(), "outcome" => outcome);
+        PerBroker {
+            calls: CallOp::ALL.map(|op| {
+                CallOutcome::ALL.map(|o| {
+                    counter!("tickcast_broker_calls_total", "broker" => b.clone(), "op" => op.label(), "outcome" => o.label())
+                })
+            }),
+            call_seconds: CallOp::ALL.map(|op| {
+                CallOutcome::ALL.map(|o| {
+                    histogram!("tickcast_broker_call_seconds", "broker" => b.clone(), "op" => op.label(), "outcome" => o.label())
+                })
+            }),
+            start_success: start("success"),
+            start_failed: start("failed"),
+            states: StateLabel::ALL
+                .map(|s| gauge!("tickcast_adapters", "broker" => b.clone(), "state" => s.label())),
+            connections: gauge!("tickcast_adapter_connections", "broker" => b.clone()),
+        }
+    }
+}
+
+/// Handles for adapters and calls.
+pub struct AdapterMetrics {
+    brokers: HashMap<String, PerBroker>,
+    other: PerBroker,
+}
+
+impl AdapterMetrics {
+    /// Makes the handles for these broker names (lower case) and `other`.
+    pub fn register<'a>(brokers: impl IntoIterator<Item = &'a str>) -> Self {
+        describe_counter!("tickcast_broker_calls_total", "Calls to adapters by operation and outcome");
+        describe_histogram!("tickcast_broker_call_seconds", "Time from sending a call to its answer or deadline");
+        describe_histogram!("tickcast_adapter_start_seconds", "Time an adapter took to connect, or to fail to");
+        describe_gauge!("tickcast_adapters", "Adapters by broker and state; at most one per user");
+        describe_gauge!("tickcast_adapter_connections", "Adapters that are connected to their broker");
+        AdapterMetrics {
+            brokers: brokers.into_iter().map(|b| (b.to_owned(), PerBroker::register(b))).collect(),
+            other: PerBroker::register("other"),
+        }
+    }
+
+    /// Counts one finished call.
+    pub fn called(&self, broker: &str, op: CallOp, outcome: CallOutcome, took: Duration) {
+        let per = self.of(broker);
+        per.calls[op as usize][outcome as usize].increment(1);
+        per.call_seconds[op as usize][outcome as usize].record(took.as_secs_f64());
+    }
+
+    /// Counts one start.
+    pub fn started(&self, broker: &str, success: bool, took: Duration) {
+        let per = self.of(broker);
+        if success { &per.start_success } else { &per.start_failed }.record(took.as_secs_f64());
+    }
+
+    /// Sets the gauges from a look at all adapters.
+    pub fn observe<'a>(&self, adapters: impl Iterator<Item = (&'a str, StateLabel)>) {
+        let mut counts: HashMap<&str, [u32; StateLabel::ALL.len()]> = HashMap::new();
+        for (broker, state) in adapters {
+            let broker = if self.brokers.contains_key(broker) { broker } else { "other" };
+            counts.entry(broker).or_default()[state as usize] += 1;
+        }
+        let all = self.brokers.iter().map(|(b, p)| (b.as_str(), p)).chain([("other", &self.other)]);
+        for (broker, per) in all {
+            let counts = counts.get(broker).copied().unwrap_or_default();
+            for (gauge, n) in per.states.iter().zip(counts) {
+                gauge.set(f64::from(n));
+            }
+            let connected: u32 =
+                StateLabel::ALL.into_iter().filter(|s| s.is_connected()).map(|s| counts[s as usize]).sum();
+            per.connections.set(f64::from(connected));
+        }
+    }
+
+    fn of(&self, broker: &str) -> &PerBroker {
+        self.brokers.get(broker).unwrap_or(&self.other)
+    }
+}

@@ -1,0 +1,148 @@
+//! The two small tables behind the user and the adapter lock: who is attached, and whose supervisor is where.
+//!
+//! Plain data; every method is short and calls nobody. No method of one knows of the other, so that their locks are
+//! never nested. A user's entry goes when its supervisor retires and no session is left; ids are never reused.
+
+use crate::adapter::supervisor::Handle;
+use crate::model::{SessionId, UserId};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+/// Sessions by user.
+#[derive(Default)]
+pub(super) struct Users {
+    ids: HashMap<Arc<str>, UserId>,
+    by_id: HashMap<UserId, User>,
+    last_id: u32,
+}
+
+struct User {
+    name: Arc<str>,
+    sessions: HashSet<SessionId>,
+}
+
+impl Users {
+    /// Counts `session` under the user's name; twice is once.
+    pub(super) fn attach(&mut self, session: SessionId, name: &str) -> (UserId, Arc<str>) {
+        let id = match self.ids.get(name) {
+            Some(id) => *id,
+            None => {
+                self.last_id += 1;
+                let (id, name): (_, Arc<str>) = (UserId(self.last_id), name.into());
+                self.ids.insert(name.clone(), id);
+                self.by_id.insert(id, User { name, sessions: HashSet::new() });
+                id
+            }
+        };
+        let user = self.by_id.get_mut(&id).expect("a name leads to a user");
+        user.sessions.insert(session);
+        (id, user.name.clone())
+    }
+
+    /// How many sessions are left, if this one was there.
+    pub(super) fn detach(&mut self, session: SessionId, id: UserId) -> Option<usize> {
+        let user = self.by_id.get_mut(&id)?;
+        user.sessions.remove(&session).then_some(user.sessions.len())
+    }
+
+    /// Forgets a user without sessions.
+    pub(super) fn forget_idle(&mut self, id: UserId) {
+        if self.by_id.get(&id).is_some_and(|u| u.sessions.is_empty())
+            && let Some(user) = self.by_id.remove(&id)
+        {
+            self.ids.remove(&user.name);
+        }
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<UserId> {
+        self.ids.get(name).copied()
+    }
+
+    /// Sessions of a user; `None` when it is not known.
+    pub(super) fn sessions(&self, id: UserId) -> Option<usize> {
+        self.by_id.get(&id).map(|u| u.sessions.len())
+    }
+
+    /// (users with a session, sessions).
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let sessions = self.by_id.values().map(|u| u.sessions.len());
+        sessions.filter(|n| *n > 0).fold((0, 0), |(users, all), n| (users + 1, all + n))
+    }
+
+    /// Users known, with or without sessions.
+    pub(super) fn known(&self) -> Vec<UserId> {
+        self.by_id.keys().copied().collect()
+    }
+}
+
+/// Supervisors by user.
+#[derive(Default)]
+pub(super) struct Links(HashMap<UserId, Link>);
+
+/// What is desired of one supervisor, and its handle.
+pub(super) struct Link {
+    pub(super) handle: Arc<Handle>,
+    pub(super) broker: Option<Arc<str>>,
+    pub(super) ticket: u64,
+    pub(super) rebuild: u64,
+}
+
+impl Links {
+    /// One more attach to a supervisor that is there.
+    pub(super) fn attach(&mut self, user: UserId, broker: &Arc<str>) -> Option<(Arc<Handle>, u64)> {
+        let link = self.0.get_mut(&user)?;
+        link.ticket += 1;
+        if link.broker.as_ref() != Some(broker) {
+            link.broker = Some(broker.clone());
+        }
+        Some((link.handle.clone(), link.ticket))
+    }
+
+    /// As `attach`, with `handle` if there is none. Whether it was taken.
+    pub(super) fn attach_or_insert(
+        &mut self,
+        user: UserId,
+        broker: &Arc<str>,
+        handle: Arc<Handle>,
+    ) -> (Arc<Handle>, u64, bool) {
+        if let Some((handle, ticket)) = self.attach(user, broker) {
+            return (handle, ticket, false);
+        }
+        let link = Link { handle: handle.clone(), broker: Some(broker.clone()), ticket: 1, rebuild: 0 };
+        self.0.insert(user, link);
+        (handle, 1, true)
+    }
+
+    pub(super) fn handle(&self, user: UserId) -> Option<Arc<Handle>> {
+        self.0.get(&user).map(|l| l.handle.clone())
+    }
+
+    pub(super) fn get(&self, user: UserId) -> Option<&Link> {
+        self.0.get(&user)
+    }
+
+    /// One more demand to rebuild.
+    pub(super) fn rebuild(&mut self, user: UserId, broker: Option<Arc<str>>) -> Option<Arc<Handle>> {
+        let link = self.0.get_mut(&user)?;
+        link.rebuild += 1;
+        link.broker = broker;
+        Some(link.handle.clone())
+    }
+
+    /// Forgets a supervisor unless somebody has attached since `ticket`.
+    pub(super) fn retire(&mut self, user: UserId, ticket: u64) -> bool {
+        match self.0.get(&user) {
+            Some(link) if link.ticket != ticket => false,
+            _ => {
+                self.0.remove(&user);
+                true
+            }
+        }
+    }
+
+    pub(super) fn all(&self) -> Vec<(UserId, Arc<str>, Arc<Handle>)> {
+        let none: Arc<str> = "none".into();
+        let each = self.0.iter();
+        each.map(|(u, l)| (*u, l.broker.clone().unwrap_or_else(|| none.clone()), l.handle.clone())).collect()
+    }
+}
