@@ -176,12 +176,21 @@ fn anything_real_turns_the_simulated_market_off() {
 }
 
 #[test]
+fn the_demo_users_broker_is_the_default_adapter_kind() {
+    for (variables, want) in [(&[][..], "Demo(sim)"), (&[("WEBSOCKET_PORT", "8766")], "Demo(bus)")] {
+        assert_eq!(format!("{:?}", good(&env(variables)).settings.auth_config().store), want);
+    }
+}
+
+#[test]
 fn an_openalgo_env_file_brings_its_key_store() {
     let directory = Directory::new("openalgo");
     let text = format!("DATABASE_URL = 'sqlite:///db/openalgo.db' # main\nAPI_KEY_PEPPER='{}'\n", "ab".repeat(32));
     let file = directory.file(".env", &text);
     let loaded = good(&Sources { env_file: Some(file.clone()), ..Sources::default() });
     assert_eq!(loaded.settings.auth.store, KeyStoreSetting::OpenAlgo(directory.0.join("db/openalgo.db")));
+    let auth = format!("{:?}", loaded.settings.auth_config());
+    assert!(auth.contains("openalgo.db") && !auth.contains("abab"), "{auth}");
     assert!(!loaded.to_string().contains("abab") && !format!("{loaded:?}").contains("abab"), "the pepper is a secret");
     let chosen = Sources { env_file: Some(file), set: vec!["auth.store=demo".into()], ..Sources::default() };
     assert_eq!(good(&chosen).settings.auth.store, KeyStoreSetting::Demo);
@@ -282,6 +291,8 @@ fn settings_that_contradict_each_other_are_mistakes() {
     for (assignments, parts) in [
         (&["admin.listen=127.0.0.1:8765"][..], ["admin.listen", "server.listen"]),
         (&["bus.bind=tcp://127.0.0.1:5655"], ["bus.bind", "adapters.control_bind"]),
+        (&["bus.queue_bytes_max=8MiB"], ["bus_message_bytes_max", "bus.queue_bytes_max"]),
+        (&["limits.bus_message_bytes_max=1MiB"], ["bus_frame_bytes_max", "bus_message_bytes_max"]),
         (&["limits.message_bytes_max=32KiB"], ["message_bytes_max_unauthenticated", "message_bytes_max"]),
         (&["limits.sessions=10", "limits.sessions_per_ip=20"], ["sessions_per_ip (20)", "sessions (10)"]),
         (

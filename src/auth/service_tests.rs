@@ -162,3 +162,28 @@ fn a_missing_store_is_refused_at_start() {
     let error = open(&config).unwrap_err().to_string();
     assert!(error.contains("/nonexistent/keys.db") && error.contains("tickcast keys add"), "{error}");
 }
+
+#[test]
+fn outcomes_are_counted_and_timed() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let metrics = metrics::with_local_recorder(&recorder, AuthMetrics::register);
+    let config = AuthConfig { store: StoreConfig::Demo { broker: "sim".into() }, failures_per_ip_per_minute: 1 };
+    let (service, pool) = open(&config).unwrap().start(metrics).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for (key, want) in
+        [("demo-key", Ok(())), ("wrong", Err(AuthFailure::Invalid)), ("demo-key", Err(AuthFailure::TooManyAttempts))]
+    {
+        assert_eq!(runtime.block_on(service.authenticate(key.into(), IP)).map(|_| ()), want);
+    }
+    let text = recorder.handle().render();
+    for line in [
+        "tickcast_auth_failures_total{reason=\"invalid\"} 1",
+        "tickcast_auth_failures_total{reason=\"too_many_attempts\"} 1",
+        "tickcast_auth_failures_total{reason=\"busy\"} 0",
+        "tickcast_auth_seconds_count{outcome=\"success\"} 1",
+    ] {
+        assert!(text.contains(line), "{line} is missing in\n{text}");
+    }
+    drop(service);
+    pool.join();
+}

@@ -231,6 +231,18 @@ fn numbers(draft: &mut Draft) {
             "limits.message_bytes_max",
             limits.message_bytes_max,
         ),
+        (
+            "limits.bus_frame_bytes_max",
+            limits.bus_frame_bytes_max,
+            "limits.bus_message_bytes_max",
+            limits.bus_message_bytes_max,
+        ),
+        (
+            "limits.bus_message_bytes_max",
+            limits.bus_message_bytes_max,
+            "bus.queue_bytes_max",
+            draft.settings.bus.queue_bytes_max,
+        ),
         ("limits.sessions_per_user", limits.sessions_per_user, "limits.sessions", limits.sessions),
         ("limits.sessions_per_ip", limits.sessions_per_ip, "limits.sessions", limits.sessions),
     ] {
