@@ -14,7 +14,8 @@ impl DemoStore {
     /// `broker` is the label of the default adapter kind.
     pub(super) fn new(broker: Arc<str>) -> Self {
         let key_id = key_id(&Sha256::digest(DEMO_KEY).into());
-        let identity = Identity { user: DEMO_USER.into(), broker: Some(broker), class: Class::Normal, key_id, demo: true };
+        let identity =
+            Identity { user: DEMO_USER.into(), broker: Some(broker), class: Class::Normal, key_id, demo: true };
         DemoStore { identity }
     }
 }

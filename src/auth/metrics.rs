@@ -4,8 +4,10 @@ use super::AuthFailure;
 use metrics::{Counter, Histogram, Unit};
 
 /// Edges of `tickcast_auth_seconds`: a cached key takes microseconds, Argon2 over many rows seconds.
-pub const AUTH_SECONDS_BUCKETS: (&str, &[f64]) =
-    ("tickcast_auth_seconds", &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0]);
+pub const AUTH_SECONDS_BUCKETS: (&str, &[f64]) = (
+    "tickcast_auth_seconds",
+    &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0],
+);
 
 /// Handles, resolved once.
 #[derive(Clone)]
@@ -27,7 +29,9 @@ impl AuthMetrics {
         metrics::describe_counter!("tickcast_auth_failures_total", "Authentications that failed, by reason");
         AuthMetrics {
             seconds: OUTCOMES.map(|outcome| metrics::histogram!("tickcast_auth_seconds", "outcome" => outcome)),
-            failures: std::array::from_fn(|at| metrics::counter!("tickcast_auth_failures_total", "reason" => OUTCOMES[at + 1])),
+            failures: std::array::from_fn(
+                |at| metrics::counter!("tickcast_auth_failures_total", "reason" => OUTCOMES[at + 1]),
+            ),
         }
     }
 

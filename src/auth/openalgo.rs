@@ -65,7 +65,9 @@ impl OpenAlgoStore {
         };
         let failed = |cause| OpenError::OpenAlgo { file: file.to_path_buf(), cause, advice: ADVICE };
         let db = store.connection().map_err(failed)?;
-        for columns in ["SELECT user_id, api_key_hash FROM api_keys LIMIT 1", "SELECT name, broker, is_revoked FROM auth LIMIT 1"] {
+        for columns in
+            ["SELECT user_id, api_key_hash FROM api_keys LIMIT 1", "SELECT name, broker, is_revoked FROM auth LIMIT 1"]
+        {
             let read = db.prepare(columns).and_then(|mut statement| statement.exists([]));
             read.map_err(|error| failed(format!("not an OpenAlgo database that can be read ({error})")))?;
         }

@@ -70,7 +70,12 @@ fn a_hash_made_by_openalgo_verifies() {
 
 #[test]
 fn damaged_and_extravagant_hashes_match_nothing() {
-    for hash in ["", "x", "$argon2id$", "$argon2id$v=19$m=4194304,t=3,p=4$CTsPkHi4afMi9rHo/wgatQ$GhqbIDv4SrpeWertupWWoGeBayMFQkwGJAHURh29RP4"] {
+    for hash in [
+        "",
+        "x",
+        "$argon2id$",
+        "$argon2id$v=19$m=4194304,t=3,p=4$CTsPkHi4afMi9rHo/wgatQ$GhqbIDv4SrpeWertupWWoGeBayMFQkwGJAHURh29RP4",
+    ] {
         assert!(!matches(b"key", hash), "{hash:?}");
     }
 }
@@ -78,7 +83,9 @@ fn damaged_and_extravagant_hashes_match_nothing() {
 #[test]
 fn the_key_names_the_user_and_the_login_names_the_broker() {
     let fixture = Fixture::new("join");
-    for (user, broker, revoked) in [("asha", "Angel", Some(false)), ("ravi", "dhan", None), ("gone", "dhan", Some(true))] {
+    for (user, broker, revoked) in
+        [("asha", "Angel", Some(false)), ("ravi", "dhan", None), ("gone", "dhan", Some(true))]
+    {
         fixture.key(user, &format!("key of {user}"));
         fixture.broker(user, broker, revoked);
     }
@@ -169,7 +176,10 @@ fn null_and_broken_columns_are_skipped() {
     let fixture = Fixture::new("broken");
     fixture.db.execute_batch("INSERT INTO api_keys (user_id, api_key_hash) VALUES ('null', NULL), (x'ff', 'x'), ('blob', x'00ff'), ('text', CAST(x'ff' AS TEXT))").unwrap();
     fixture.key("asha", "key");
-    fixture.db.execute_batch("INSERT INTO auth (name, broker, is_revoked) VALUES ('asha', CAST(x'ff' AS TEXT), 0)").unwrap();
+    fixture
+        .db
+        .execute_batch("INSERT INTO auth (name, broker, is_revoked) VALUES ('asha', CAST(x'ff' AS TEXT), 0)")
+        .unwrap();
     let identity = fixture.store().verify("key").unwrap();
     assert_eq!((&*identity.user, identity.broker), ("asha", None));
 }

@@ -133,21 +133,17 @@ impl Opened {
     /// When the system gives no thread.
     pub fn start(self, metrics: AuthMetrics) -> Result<(AuthService, AuthPool), OpenError> {
         let invalidations = Arc::new(AtomicU64::new(0));
+        let limiter = FailureLimiter::new(self.failures_per_ip_per_minute);
+        let door = Arc::new(Door { limiter, started: Instant::now() });
         let (mut threads, mut queues) = (Vec::new(), Vec::new());
         for (at, store) in self.stores.into_iter().enumerate() {
             let (queue, jobs) = mpsc::channel(WAITING_MAX);
-            let invalidations = invalidations.clone();
+            let (door, invalidations) = (door.clone(), invalidations.clone());
             let thread = std::thread::Builder::new().name(format!("auth-{at}"));
-            threads.push(thread.spawn(move || run(store, jobs, &invalidations))?);
+            threads.push(thread.spawn(move || run(store, jobs, &door, &invalidations))?);
             queues.push(queue);
         }
-        let shared = Shared {
-            queues,
-            invalidations,
-            limiter: FailureLimiter::new(self.failures_per_ip_per_minute),
-            metrics,
-            started: Instant::now(),
-        };
+        let shared = Shared { queues, invalidations, door, metrics };
         Ok((AuthService { shared: Arc::new(shared) }, AuthPool { threads }))
     }
 }
@@ -178,14 +174,31 @@ struct Shared {
     queues: Vec<mpsc::Sender<Job>>,
     /// Counted up by each invalidation; the threads compare. A count cannot be lost to a full queue.
     invalidations: Arc<AtomicU64>,
-    limiter: FailureLimiter,
+    door: Arc<Door>,
     metrics: AuthMetrics,
+}
+
+/// The failure limiter with its clock.
+struct Door {
+    limiter: FailureLimiter,
     started: Instant,
+}
+
+impl Door {
+    fn allows(&self, ip: IpAddr) -> bool {
+        self.limiter.allows(ip, self.started.elapsed())
+    }
+
+    fn failed(&self, ip: IpAddr) -> AuthFailure {
+        self.limiter.failed(ip, self.started.elapsed());
+        AuthFailure::Invalid
+    }
 }
 
 struct Job {
     api_key: String,
-    reply: oneshot::Sender<Result<Identity, AuthError>>,
+    ip: IpAddr,
+    reply: oneshot::Sender<Result<Identity, AuthFailure>>,
 }
 
 impl AuthService {
@@ -195,34 +208,27 @@ impl AuthService {
     /// See [`AuthFailure`]. Only [`AuthFailure::Invalid`] counts against the address.
     pub async fn authenticate(&self, api_key: String, ip: IpAddr) -> Result<Identity, AuthFailure> {
         let begun = Instant::now();
-        let result = self.ask(api_key, ip, begun).await;
+        let result = self.ask(api_key, ip).await;
         self.shared.metrics.record(&result, begun.elapsed().as_secs_f64());
         result
     }
 
-    async fn ask(&self, api_key: String, ip: IpAddr, begun: Instant) -> Result<Identity, AuthFailure> {
+    async fn ask(&self, api_key: String, ip: IpAddr) -> Result<Identity, AuthFailure> {
         let shared = &*self.shared;
-        if !shared.limiter.allows(ip, begun.duration_since(shared.started)) {
+        if !shared.door.allows(ip) {
             return Err(AuthFailure::TooManyAttempts);
         }
-        let verdict = if api_key.is_empty() || api_key.len() > KEY_BYTES_MAX {
-            Err(AuthError::Invalid)
-        } else {
-            let lane = usize::from(Sha256::digest(&api_key)[0]) % shared.queues.len();
-            let (reply, answer) = oneshot::channel();
-            match shared.queues[lane].try_send(Job { api_key, reply }) {
-                Ok(()) => answer.await.unwrap_or_else(|_| Err(AuthError::Unavailable("the auth thread ended".into()))),
-                Err(mpsc::error::TrySendError::Full(_)) => return Err(AuthFailure::Busy),
-                Err(mpsc::error::TrySendError::Closed(_)) => Err(AuthError::Unavailable("the auth thread ended".into())),
-            }
-        };
-        verdict.map_err(|error| match error {
-            AuthError::Invalid => {
-                shared.limiter.failed(ip, shared.started.elapsed());
-                AuthFailure::Invalid
-            }
-            AuthError::Unavailable(cause) => AuthFailure::Unavailable(cause),
-        })
+        if api_key.is_empty() || api_key.len() > KEY_BYTES_MAX {
+            return Err(shared.door.failed(ip));
+        }
+        let lane = usize::from(Sha256::digest(&api_key)[0]) % shared.queues.len();
+        let (reply, answer) = oneshot::channel();
+        let ended = || AuthFailure::Unavailable("the auth thread ended".into());
+        match shared.queues[lane].try_send(Job { api_key, ip, reply }) {
+            Ok(()) => answer.await.unwrap_or_else(|_| Err(ended())),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(AuthFailure::Busy),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(ended()),
+        }
     }
 
     /// Forgets refused keys (bus message `CACHE_INVALIDATE`). Good ones are checked against the store at each use.
@@ -231,11 +237,11 @@ impl AuthService {
     }
 }
 
-fn run(mut store: Box<dyn KeyStore>, mut jobs: mpsc::Receiver<Job>, invalidations: &AtomicU64) {
+fn run(mut store: Box<dyn KeyStore>, mut jobs: mpsc::Receiver<Job>, door: &Door, invalidations: &AtomicU64) {
     let mut seen = 0;
-    while let Some(job) = jobs.blocking_recv() {
+    while let Some(Job { api_key, ip, reply }) = jobs.blocking_recv() {
         // The client left while it waited: no Argon2 for nobody.
-        if job.reply.is_closed() {
+        if reply.is_closed() {
             continue;
         }
         let current = invalidations.load(Ordering::Acquire);
@@ -243,8 +249,17 @@ fn run(mut store: Box<dyn KeyStore>, mut jobs: mpsc::Receiver<Job>, invalidation
             seen = current;
             store.invalidate();
         }
+        // Asked again, for many attempts of one address may have come in before the first of them failed.
+        let verdict = if door.allows(ip) {
+            store.verify(&api_key).map_err(|error| match error {
+                AuthError::Invalid => door.failed(ip),
+                AuthError::Unavailable(cause) => AuthFailure::Unavailable(cause),
+            })
+        } else {
+            Err(AuthFailure::TooManyAttempts)
+        };
         // The asker may have left meanwhile; then the verdict is of no use to anybody.
-        let _ = job.reply.send(store.verify(&job.api_key));
+        let _ = reply.send(verdict);
     }
 }
 

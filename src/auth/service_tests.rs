@@ -15,7 +15,13 @@ struct Paused {
 impl KeyStore for Paused {
     fn verify(&mut self, api_key: &str) -> Result<Identity, AuthError> {
         self.asked.send(api_key.into()).unwrap();
-        self.go_on.recv().unwrap().map(|()| Identity { user: "asha".into(), broker: None, class: Class::Normal, key_id: 1, demo: false })
+        self.go_on.recv().unwrap().map(|()| Identity {
+            user: "asha".into(),
+            broker: None,
+            class: Class::Normal,
+            key_id: 1,
+            demo: false,
+        })
     }
 
     fn invalidate(&mut self) {
@@ -56,6 +62,26 @@ async fn an_address_with_too_many_failures_is_refused_before_its_key_is_looked_a
 }
 
 #[tokio::test]
+async fn attempts_that_came_in_together_cost_no_more_than_the_burst() {
+    let pause = paused(2);
+    let attempts: Vec<_> = (0..8)
+        .map(|n| {
+            let service = pause.service.clone();
+            tokio::spawn(async move { service.authenticate(format!("guess {n}"), IP).await })
+        })
+        .collect();
+    // The first has begun and the others have queued before any fails.
+    tokio::task::yield_now().await;
+    pause.go_on.send(Err(AuthError::Invalid)).unwrap();
+    pause.go_on.send(Err(AuthError::Invalid)).unwrap();
+    let mut refused = 0;
+    for attempt in attempts {
+        refused += u32::from(attempt.await.unwrap() == Err(AuthFailure::TooManyAttempts));
+    }
+    assert_eq!((refused, pause.asked.try_iter().count()), (6, 2));
+}
+
+#[tokio::test]
 async fn a_store_that_cannot_answer_does_not_count_against_the_address() {
     let pause = paused(1);
     for _ in 0..3 {
@@ -86,7 +112,10 @@ async fn a_full_queue_answers_busy_and_given_up_attempts_cost_nothing() {
     let waiting: Vec<_> = (0..WAITING_MAX)
         .map(|n| {
             let mut attempt = Box::pin(pause.service.authenticate(format!("waiting {n}"), IP));
-            let polled = std::future::Future::poll(attempt.as_mut(), &mut std::task::Context::from_waker(std::task::Waker::noop()));
+            let polled = std::future::Future::poll(
+                attempt.as_mut(),
+                &mut std::task::Context::from_waker(std::task::Waker::noop()),
+            );
             assert!(polled.is_pending());
             attempt
         })
@@ -128,7 +157,33 @@ async fn a_key_of_the_file_opens_the_door_until_it_is_revoked() {
 
 #[test]
 fn a_missing_store_is_refused_at_start() {
-    let config = AuthConfig { store: StoreConfig::Sqlite("/nonexistent/keys.db".into()), failures_per_ip_per_minute: 60 };
+    let config =
+        AuthConfig { store: StoreConfig::Sqlite("/nonexistent/keys.db".into()), failures_per_ip_per_minute: 60 };
     let error = open(&config).unwrap_err().to_string();
     assert!(error.contains("/nonexistent/keys.db") && error.contains("tickcast keys add"), "{error}");
+}
+
+#[test]
+fn outcomes_are_counted_and_timed() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let metrics = metrics::with_local_recorder(&recorder, AuthMetrics::register);
+    let config = AuthConfig { store: StoreConfig::Demo { broker: "sim".into() }, failures_per_ip_per_minute: 1 };
+    let (service, pool) = open(&config).unwrap().start(metrics).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for (key, want) in
+        [("demo-key", Ok(())), ("wrong", Err(AuthFailure::Invalid)), ("demo-key", Err(AuthFailure::TooManyAttempts))]
+    {
+        assert_eq!(runtime.block_on(service.authenticate(key.into(), IP)).map(|_| ()), want);
+    }
+    let text = recorder.handle().render();
+    for line in [
+        "tickcast_auth_failures_total{reason=\"invalid\"} 1",
+        "tickcast_auth_failures_total{reason=\"too_many_attempts\"} 1",
+        "tickcast_auth_failures_total{reason=\"busy\"} 0",
+        "tickcast_auth_seconds_count{outcome=\"success\"} 1",
+    ] {
+        assert!(text.contains(line), "{line} is missing in\n{text}");
+    }
+    drop(service);
+    pool.join();
 }

@@ -62,7 +62,9 @@ pub enum StoreError {
     #[error("broker {0:?}: write 1 to {BROKER_BYTES_MAX} letters, digits, _ or -")]
     Broker(String),
     /// A user has one broker.
-    #[error("user {user} already has a key for broker {broker}; a user has one broker: revoke that key first, or use another user name")]
+    #[error(
+        "user {user} already has a key for broker {broker}; a user has one broker: revoke that key first, or use another user name"
+    )]
     OtherBroker {
         /// The user.
         user: String,
@@ -122,8 +124,13 @@ impl KeyFile {
             #[cfg(unix)]
             std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
             options.open(file).map_err(|error| unusable(error.to_string()))?;
-            let mut db = connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-            make(&mut db).map_err(unusable)?;
+            let made =
+                connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE).and_then(|mut db| make(&mut db).map_err(unusable));
+            if let Err(error) = made {
+                // Half a store would be refused as somebody else's file next time.
+                let _ = std::fs::remove_file(file);
+                return Err(error);
+            }
         }
         let (db, salt) = open(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         Ok(KeyFile { file: file.to_path_buf(), db, salt })
@@ -197,12 +204,13 @@ impl KeyFile {
     /// [`StoreError::NoSuchKey`] if there was none, [`StoreError::Unusable`].
     pub fn revoke(&mut self, which: &Which) -> Result<usize, StoreError> {
         let revoked = match which {
-            Which::Id(id) => {
-                self.db.execute("UPDATE keys SET revoked_at = ?1 WHERE id = ?2 AND revoked_at IS NULL", params![now(), id])
-            }
-            Which::User(user) => {
-                self.db.execute("UPDATE keys SET revoked_at = ?1 WHERE user = ?2 AND revoked_at IS NULL", params![now(), user])
-            }
+            Which::Id(id) => self
+                .db
+                .execute("UPDATE keys SET revoked_at = ?1 WHERE id = ?2 AND revoked_at IS NULL", params![now(), id]),
+            Which::User(user) => self.db.execute(
+                "UPDATE keys SET revoked_at = ?1 WHERE user = ?2 AND revoked_at IS NULL",
+                params![now(), user],
+            ),
         };
         match revoked {
             Ok(0) => Err(StoreError::NoSuchKey),
@@ -252,7 +260,13 @@ impl KeyStore for SqliteStore {
             Ok(Some((user, broker, class))) => {
                 let (user, broker, class): (String, String, String) = (user, broker, class);
                 let class = Class::from_label(&class).unwrap_or_default();
-                Ok(Identity { user: user.into(), broker: Some(broker.into()), class, key_id: key_id(&hash), demo: false })
+                Ok(Identity {
+                    user: user.into(),
+                    broker: Some(broker.into()),
+                    class,
+                    key_id: key_id(&hash),
+                    demo: false,
+                })
             }
             Err(error) => {
                 let file = self.file.clone();

@@ -42,7 +42,11 @@ fn add(store: &Path, user: &str, broker: &str, class: &str, err: &mut dyn Write)
     let class = Class::from_label(class).expect("clap lets only the three labels through");
     let key = open(store, true)?.add(user, broker, class)?;
     // To stderr, so that `$(tickcast keys add …)` is the key and nothing else. A closed stderr must not cost the key.
-    let _ = writeln!(err, "key for user {user}, broker {broker}, class {}; it is stored hashed and cannot be shown again:", class.label());
+    let _ = writeln!(
+        err,
+        "key for user {user}, broker {broker}, class {}; it is stored hashed and cannot be shown again:",
+        class.label()
+    );
     Ok(format!("{key}\n"))
 }
 
@@ -56,7 +60,10 @@ fn revoke(store: &Path, id: Option<i64>, user: Option<&str>) -> Result<String, S
 }
 
 fn table(rows: &[KeyRow]) -> String {
-    let mut out = format!("{:>4}  {:8}  {:20}  {:12}  {:6}  {:20}  state\n", "id", "hash", "user", "broker", "class", "created (UTC)");
+    let mut out = format!(
+        "{:>4}  {:8}  {:20}  {:12}  {:6}  {:20}  state\n",
+        "id", "hash", "user", "broker", "class", "created (UTC)"
+    );
     for row in rows {
         let state = row.revoked_at.map_or("live".into(), |at| format!("revoked {}", utc(at)));
         let created = utc(row.created_at);

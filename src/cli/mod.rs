@@ -174,7 +174,9 @@ mod tests {
             let Ok(Command::Serve(args)) = parse(words) else { panic!("{words:?}") };
             assert_eq!(args.listen, None);
         }
-        for words in ["--listen 127.0.0.1:1 --set a.b=1 --set c.d=2", "serve --listen 127.0.0.1:1 --set a.b=1 --set c.d=2"] {
+        for words in
+            ["--listen 127.0.0.1:1 --set a.b=1 --set c.d=2", "serve --listen 127.0.0.1:1 --set a.b=1 --set c.d=2"]
+        {
             let Ok(Command::Serve(args)) = parse(words) else { panic!("{words:?}") };
             assert_eq!((args.listen.as_deref(), args.set.len()), (Some("127.0.0.1:1"), 2));
         }

@@ -66,7 +66,9 @@ pub fn settings_markdown() -> String {
             _ => {}
         }
     }
-    out.push_str("\n## OpenAlgo's variables\n\nAn empty variable counts as not set. Any of them except a lone `DATABASE_URL` ");
+    out.push_str(
+        "\n## OpenAlgo's variables\n\nAn empty variable counts as not set. Any of them except a lone `DATABASE_URL` ",
+    );
     out.push_str("also makes `adapters.default` `bus`.\n\n| variable | here |\n| --- | --- |\n");
     for (name, does) in VARIABLES {
         out.push_str(&format!("| `{name}` | {does} |\n"));

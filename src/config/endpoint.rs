@@ -19,12 +19,17 @@ pub(super) fn parse(text: &str) -> Result<Endpoint<'_>, String> {
     let right = || format!("{} is no endpoint: write tcp://127.0.0.1:5555 or ipc:///path/to/socket", quote(text));
     if let Some(path) = text.strip_prefix("ipc://") {
         // 107 bytes is what Linux lets a socket's name have.
-        return if path.is_empty() || path.len() > 107 { Err(right()) } else { Ok(Endpoint::Ipc(path)) };
+        // `*` and abstract names would be another endpoint at each start, or nobody's file.
+        return if path.is_empty() || path.len() > 107 || path.starts_with(['*', '@']) {
+            Err(right())
+        } else {
+            Ok(Endpoint::Ipc(path))
+        };
     }
     let rest = text.strip_prefix("tcp://").ok_or_else(right)?;
     let (host, port) = rest.rsplit_once(':').ok_or_else(right)?;
     let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-    let looks_like_host = |c: char| c.is_ascii_alphanumeric() || "-._:*%".contains(c);
+    let looks_like_host = |c: char| c.is_ascii_alphanumeric() || "-._:*".contains(c);
     if host.is_empty() || !host.chars().all(looks_like_host) {
         return Err(right());
     }
@@ -75,6 +80,7 @@ mod tests {
             ("tcp://feed.local:5555", false, true),
             ("ipc:///tmp/bus", true, true),
             ("ipc://", false, false),
+            ("ipc://@abstract", false, false),
             ("tcp://127.0.0.1", false, false),
             ("tcp://:5555", false, false),
             ("127.0.0.1:5555", false, false),

@@ -116,4 +116,14 @@ mod tests {
     fn a_quote_that_is_never_closed_names_its_line() {
         assert_eq!(parse("A=1\nB='2\nC=3"), Err(2));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "[A-C='\"\\\\#\\n\r é]{0,40}") {
+            let lines = text.matches('\n').count() + 1;
+            for assignment in parse(&text).unwrap_or_default() {
+                proptest::prop_assert!((1..=lines).contains(&assignment.line));
+            }
+        }
+    }
 }

@@ -179,6 +179,9 @@ pub(super) static KEYS: &[Key] = &[
     key!(limits.instruments: Count<usize>, 1 => 10_000_000, "Instruments known at once."),
     key!(limits.last_value_bytes_max: Size, MIB => 64 * GIB, "Memory of last values."),
     key!(limits.bus_peers: Count<usize>, 1 => 10_000, "Publishers and adapters connected at once."),
+    key!(limits.bus_frame_bytes_max: Size, limits::TICK_PAYLOAD_BYTES_MAX => 256 * MIB, "One ZeroMQ frame; a larger one closes that peer's connection."),
+    key!(limits.bus_message_bytes_max: Size, limits::TICK_PAYLOAD_BYTES_MAX => 256 * MIB, "One ZeroMQ message, all parts."),
+    key!(limits.bus_handshake: Time, ms(100) => secs(60), "Time for greeting and READY of a ZeroMQ peer."),
     key!(sim.ticks_per_second: Count<u32>, 1 => 1_000_000, "Ticks per second over all instruments."),
     key!(sim.seed: Count<u64>, "Seed of the random walk."),
     key!(log.level: LogFilter, "What is logged to stderr: a level, or a list such as `info,tickcast::bus=debug`."),
@@ -219,5 +222,20 @@ mod tests {
         variables.sort();
         variables.dedup();
         assert_eq!(variables.len(), KEYS.len());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_a_key_panic_and_what_is_taken_is_printed_back(text in "[0-9a-z:/.,=*\"\\[\\] é-]{0,24}") {
+            for key in KEYS.iter().filter(|key| !key.secret) {
+                let (mut once, mut twice) = (Settings::default(), Settings::default());
+                if (key.set)(&mut once, &Raw::Text(text.clone())).is_ok() {
+                    let document: toml_edit::Document<String> = format!("x = {}", (key.print)(&once)).parse().unwrap();
+                    let again = (key.set)(&mut twice, &super::super::toml::raw(&document["x"]));
+                    proptest::prop_assert_eq!(again, Ok(()), "{}", key.path());
+                    proptest::prop_assert_eq!(&once, &twice, "{}", key.path());
+                }
+            }
+        }
     }
 }

@@ -13,6 +13,7 @@ mod env_file;
 mod keys;
 mod load;
 mod openalgo;
+mod pieces;
 mod print;
 mod relations;
 pub mod settings;

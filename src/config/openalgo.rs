@@ -56,7 +56,9 @@ pub(super) fn apply(variables: &Variables, home: Option<&Path>, draft: &mut Draf
         let Some((value, origin)) = get(variables, name) else { continue };
         let seconds = value.parse::<f64>().ok().filter(|s| s.is_finite() && (0.0..1e9).contains(s));
         match seconds {
-            Some(s) => draft.set_path("limits", key, &Raw::Text(format!("{}us", (s * 1e6).round() as u64)), origin.clone()),
+            Some(s) => {
+                draft.set_path("limits", key, &Raw::Text(format!("{}us", (s * 1e6).round() as u64)), origin.clone())
+            }
             None => {
                 draft.problem(origin, format!("{name} = {}: write a number of seconds", quote(value)));
                 draft.bad.insert(format!("limits.{key}"));

@@ -16,7 +16,8 @@ pub(super) fn derive(draft: &mut Draft) {
         if !draft.is_set(path) && draft.is_set("limits.sessions") {
             draft.origins.insert(path.into(), Origin::Derived("limits.sessions".into()));
             let limits = &mut draft.settings.limits;
-            let field = if path.ends_with("user") { &mut limits.sessions_per_user } else { &mut limits.sessions_per_ip };
+            let field =
+                if path.ends_with("user") { &mut limits.sessions_per_user } else { &mut limits.sessions_per_ip };
             *field = limits.sessions;
         }
     }
@@ -47,7 +48,8 @@ fn ports(draft: &mut Draft) {
             Ok(follow) if follow > 0 => follow,
             _ => {
                 let place = draft.origins.get("server.listen").cloned().unwrap_or(Origin::BuiltIn);
-                let message = format!("server.listen has port {port}, so {path} would have port {shifted}; set {right}");
+                let message =
+                    format!("server.listen has port {port}, so {path} would have port {shifted}; set {right}");
                 draft.problem(&place, message);
                 draft.bad.insert(path.into());
                 continue;
@@ -97,7 +99,10 @@ fn fail(draft: &mut Draft, paths: &[&str], message: impl Into<String>) {
 
 fn demo_key(draft: &mut Draft) {
     let listen = draft.settings.server.listen;
-    if draft.settings.auth.store == KeyStoreSetting::Demo && !listen.ip().is_loopback() && draft.database_problem.is_none() {
+    if draft.settings.auth.store == KeyStoreSetting::Demo
+        && !listen.ip().is_loopback()
+        && draft.database_problem.is_none()
+    {
         let message = format!(
             "server.listen = \"{listen}\" with auth.store = \"demo\": everybody knows the demo key, so it works on loopback only; \
              listen on 127.0.0.1, or make keys with `tickcast keys add --store keys.db …` and set auth.store = \"sqlite:keys.db\""
@@ -116,10 +121,13 @@ fn key_store(draft: &mut Draft) {
     }
     let chars = draft.settings.auth.pepper.as_ref().map_or(0, |pepper| pepper.expose().chars().count());
     if chars == 0 {
-        let message = "auth.store is OpenAlgo's, which needs its API_KEY_PEPPER: give --env-file /path/to/openalgo/.env";
+        let message =
+            "auth.store is OpenAlgo's, which needs its API_KEY_PEPPER: give --env-file /path/to/openalgo/.env";
         fail(draft, &["auth.store", "auth.pepper"], message);
     } else if chars < PEPPER_CHARS_MIN {
-        let message = format!("auth.pepper has {chars} characters, OpenAlgo's has at least {PEPPER_CHARS_MIN}; copy API_KEY_PEPPER whole");
+        let message = format!(
+            "auth.pepper has {chars} characters, OpenAlgo's has at least {PEPPER_CHARS_MIN}; copy API_KEY_PEPPER whole"
+        );
         fail(draft, &["auth.pepper", "auth.store"], message);
     }
 }
@@ -157,7 +165,8 @@ fn collisions(draft: &mut Draft) {
     let s = &draft.settings;
     let mut listeners = vec![("server.listen", s.server.listen), ("admin.listen", s.admin.listen)];
     listeners.extend(s.admin.scrape_listen.map(|a| ("admin.scrape_listen", a)));
-    let endpoints = s.bus.bind.iter().map(|e| ("bus.bind", e)).chain([("adapters.control_bind", &s.adapters.control_bind)]);
+    let endpoints =
+        s.bus.bind.iter().map(|e| ("bus.bind", e)).chain([("adapters.control_bind", &s.adapters.control_bind)]);
     let mut paths = Vec::new();
     let mut clashes = Vec::new();
     for (path, text) in endpoints {
@@ -190,11 +199,15 @@ fn sources(draft: &mut Draft) {
     for (at, source) in s.sources.iter().enumerate() {
         let path = format!("bus.source[{at}]");
         if s.connect.contains(&source.endpoint) {
-            let message = format!("{} is in bus.connect too, which would show this user's prices to everybody", source.endpoint);
+            let message =
+                format!("{} is in bus.connect too, which would show this user's prices to everybody", source.endpoint);
             mistakes.push((path.clone(), message));
         }
         if s.sources[..at].iter().any(|earlier| earlier.endpoint == source.endpoint) {
-            mistakes.push((path, format!("{} already belongs to another [[bus.source]]; give each its own", source.endpoint)));
+            mistakes.push((
+                path,
+                format!("{} already belongs to another [[bus.source]]; give each its own", source.endpoint),
+            ));
         }
     }
     for (path, message) in mistakes {
@@ -218,11 +231,27 @@ fn numbers(draft: &mut Draft) {
             "limits.message_bytes_max",
             limits.message_bytes_max,
         ),
+        (
+            "limits.bus_frame_bytes_max",
+            limits.bus_frame_bytes_max,
+            "limits.bus_message_bytes_max",
+            limits.bus_message_bytes_max,
+        ),
+        (
+            "limits.bus_message_bytes_max",
+            limits.bus_message_bytes_max,
+            "bus.queue_bytes_max",
+            draft.settings.bus.queue_bytes_max,
+        ),
         ("limits.sessions_per_user", limits.sessions_per_user, "limits.sessions", limits.sessions),
         ("limits.sessions_per_ip", limits.sessions_per_ip, "limits.sessions", limits.sessions),
     ] {
         if a > b {
-            fail(draft, &[small, large], format!("{small} ({a}) is above {large} ({b}); lower the first or raise the second"));
+            fail(
+                draft,
+                &[small, large],
+                format!("{small} ({a}) is above {large} ({b}); lower the first or raise the second"),
+            );
         }
     }
 }

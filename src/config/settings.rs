@@ -254,6 +254,12 @@ pub struct Limits {
     pub last_value_bytes_max: usize,
     /// ZMTP peers at once.
     pub bus_peers: usize,
+    /// One ZMTP frame, bytes.
+    pub bus_frame_bytes_max: usize,
+    /// One ZMTP message over all parts, bytes.
+    pub bus_message_bytes_max: usize,
+    /// Greeting and READY of a ZMTP peer.
+    pub bus_handshake: Duration,
 }
 
 /// `[sim]`
@@ -333,6 +339,9 @@ impl Default for Settings {
                 instruments: limits::INSTRUMENTS_MAX,
                 last_value_bytes_max: limits::LAST_VALUE_BYTES_MAX,
                 bus_peers: limits::BUS_PEERS_MAX,
+                bus_frame_bytes_max: limits::BUS_FRAME_BYTES_MAX,
+                bus_message_bytes_max: limits::BUS_MESSAGE_BYTES_MAX,
+                bus_handshake: limits::BUS_HANDSHAKE,
             },
             scale: BTreeMap::new(),
             sim: Sim { ticks_per_second: 200, seed: 1 },

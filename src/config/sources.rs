@@ -118,7 +118,8 @@ pub(super) fn set_broker(draft: &mut Draft, broker: &str, name: &str, raw: &Raw,
         return draft.problem(&origin, format!("{} is no broker name: write {right}", quote(&broker)));
     }
     if name != "kind" {
-        return draft.problem(&origin, format!("unknown key brokers.{broker}.{name}; the nearest is brokers.{broker}.kind"));
+        return draft
+            .problem(&origin, format!("unknown key brokers.{broker}.{name}; the nearest is brokers.{broker}.kind"));
     }
     let path = format!("brokers.{broker}.kind");
     match OneOf::<AdapterKind>::parse(raw) {

@@ -1,11 +1,11 @@
 //! The TOML file, with the line of every mistake.
 
+use super::endpoint;
 use super::keys;
 use super::load::{Draft, Origin};
-use super::sources::{set_broker, set_scale};
 use super::settings::BusSource;
+use super::sources::{set_broker, set_scale};
 use super::value::{Raw, quote};
-use super::endpoint;
 use std::ops::Range;
 use std::path::Path;
 use toml_edit::{Document, Item, TableLike, Value};
@@ -15,7 +15,9 @@ pub(super) fn read(file: &Path, text: &str, draft: &mut Draft) {
     let reader = Reader { file, text };
     match Document::parse(text) {
         Ok(document) => reader.root(document.as_table(), draft),
-        Err(error) => draft.problem(&reader.at(error.span()), format!("not TOML: {}", error.message().replace('\n', ", "))),
+        Err(error) => {
+            draft.problem(&reader.at(error.span()), format!("not TOML: {}", error.message().replace('\n', ", ")))
+        }
     }
 }
 
@@ -125,7 +127,8 @@ impl Reader<'_> {
             let before = draft.problems.len();
             for (name, _) in table.iter().filter(|(name, _)| !["endpoint", "broker", "user"].contains(name)) {
                 let place = self.at_key(table, name);
-                draft.problem(&place, format!("unknown key {name} in [[bus.source]]; it has endpoint, broker and user"));
+                draft
+                    .problem(&place, format!("unknown key {name} in [[bus.source]]; it has endpoint, broker and user"));
             }
             let mut take = |name: &str| match table.get(name).map(raw) {
                 Some(Raw::Str(text)) if !text.trim().is_empty() => text.trim().to_string(),
@@ -140,8 +143,11 @@ impl Reader<'_> {
                     String::new()
                 }
             };
-            let source =
-                BusSource { endpoint: take("endpoint"), broker: take("broker").to_ascii_lowercase(), user: take("user") };
+            let source = BusSource {
+                endpoint: take("endpoint"),
+                broker: take("broker").to_ascii_lowercase(),
+                user: take("user"),
+            };
             if draft.problems.len() == before
                 && let Err(right) = endpoint::check_connect(&source.endpoint)
             {
