@@ -310,38 +310,36 @@ struct Parser<'a> {
 
 impl Parser<'_> {
     fn command(&self, action: Action, request_id: Option<Box<RawValue>>) -> Result<Command, CommandError> {
-        let fields = &self.fields;
-        let invalid = |message: String| (ErrorCode::InvalidParameters, message);
-        let made: Result<Command, Refusal> = match action {
-            Action::Authenticate => {
-                let key = [fields.api_key, fields.apikey].into_iter().find_map(truthy).and_then(text);
-                return Ok(Command::Authenticate { key: key.map(Into::into) });
-            }
-            Action::UnsubscribeAll => return Ok(Command::UnsubscribeAll { request_id }),
-            Action::SubscribeOrders => return Ok(Command::SubscribeOrders { request_id }),
-            Action::UnsubscribeOrders => return Ok(Command::UnsubscribeOrders { request_id }),
-            Action::BrokerInfo => return Ok(Command::BrokerInfo),
-            Action::SupportedBrokers => return Ok(Command::SupportedBrokers),
-            Action::Ping => match (echo(fields.timestamp), echo(fields.ping_id)) {
-                (Ok(timestamp), Ok(ping_id)) => return Ok(Command::Ping { timestamp, ping_id }),
-                (Err(message), _) | (_, Err(message)) => Err(invalid(message)),
-            },
-            Action::Subscribe => match self.subscribe() {
-                Ok((depth, entries)) => {
-                    return Ok(Command::Subscribe(SubscribeRequest { request_id, depth, entries }));
-                }
-                Err(refusal) => Err(refusal),
-            },
-            Action::Unsubscribe => match self.unsubscribe() {
-                Ok(entries) => return Ok(Command::Unsubscribe(UnsubscribeRequest { request_id, entries })),
-                Err(refusal) => Err(refusal),
-            },
-        };
-        made.map_err(|(code, message)| CommandError {
+        self.make(action, &request_id).map_err(|(code, message)| CommandError {
             code,
             message,
             request_id,
             needs_auth: matches!(action, Action::Subscribe | Action::Unsubscribe),
+        })
+    }
+
+    fn make(&self, action: Action, request_id: &Option<Box<RawValue>>) -> Result<Command, Refusal> {
+        let fields = &self.fields;
+        let request_id = request_id.clone();
+        let echo = |raw| echo(raw).map_err(|message| (ErrorCode::InvalidParameters, message));
+        Ok(match action {
+            Action::Authenticate => {
+                let key = [fields.api_key, fields.apikey].into_iter().find_map(truthy).and_then(text);
+                Command::Authenticate { key: key.map(Into::into) }
+            }
+            Action::Subscribe => {
+                let (depth, entries) = self.subscribe()?;
+                Command::Subscribe(SubscribeRequest { request_id, depth, entries })
+            }
+            Action::Unsubscribe => {
+                Command::Unsubscribe(UnsubscribeRequest { request_id, entries: self.unsubscribe()? })
+            }
+            Action::UnsubscribeAll => Command::UnsubscribeAll { request_id },
+            Action::SubscribeOrders => Command::SubscribeOrders { request_id },
+            Action::UnsubscribeOrders => Command::UnsubscribeOrders { request_id },
+            Action::BrokerInfo => Command::BrokerInfo,
+            Action::SupportedBrokers => Command::SupportedBrokers,
+            Action::Ping => Command::Ping { timestamp: echo(fields.timestamp)?, ping_id: echo(fields.ping_id)? },
         })
     }
 

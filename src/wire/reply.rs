@@ -1,6 +1,6 @@
 //! Replies, errors and notices as JSON payloads, with the protocol's keys in upstream's order.
 //!
-//! Each writer appends one JSON object to a `Vec`; [`frame`] makes the WebSocket frame of it in the session's format:
+//! Each writer appends one JSON object to a `Vec`; [`frame()`] makes the WebSocket frame of it in the session's format:
 //! JSON as text, MessagePack as `[0, map]` in a binary frame. A reply is rare, so MessagePack is transcoded from it.
 //! What is echoed was bounded when it was parsed. Tests: `reply/tests.rs`.
 
@@ -86,11 +86,11 @@ impl<'a> From<&'a EntryError> for FailedEntry<'a> {
 pub const ALREADY_SUBSCRIBED: &str = "Already subscribed";
 /// Message of an unsubscribe entry that the session does not hold.
 pub const NOT_SUBSCRIBED: &str = "Client is not subscribed to this symbol/exchange/mode";
-/// Message of `INVALID_PARAMETERS`, `NOT_AUTHENTICATED` and `AUTHENTICATION_ERROR` frames that clients know.
+/// Message of a `NOT_AUTHENTICATED` error.
 pub const NOT_AUTHENTICATED: &str = "Not authenticated; send authenticate first";
-/// Message when no key was sent.
+/// Message of an `AUTHENTICATION_ERROR` when no key was sent; clients know it.
 pub const KEY_REQUIRED: &str = "API key is required";
-/// Message when the key is unknown.
+/// Message of an `AUTHENTICATION_ERROR` when the key is unknown; clients know it.
 pub const KEY_INVALID: &str = "Invalid API key";
 
 /// State of a feed in a `feed_status` notice.
