@@ -59,8 +59,13 @@ fn one_mistake(sources: &Sources, parts: &[&str]) {
     }
 }
 
+/// Each in a directory of its own, so that one test can have several.
 fn toml_sources(directory: &Directory, text: &str) -> Sources {
-    Sources { file: Some(directory.file("t.toml", text)), ..Sources::default() }
+    let own = directory.0.join(std::fs::read_dir(&directory.0).unwrap().count().to_string());
+    std::fs::create_dir(&own).unwrap();
+    let file = own.join("t.toml");
+    std::fs::write(&file, text).unwrap();
+    Sources { file: Some(file), ..Sources::default() }
 }
 
 #[test]
@@ -159,6 +164,7 @@ fn anything_real_turns_the_simulated_market_off() {
         env(&[("TICKCAST_BUS_QUEUE_BYTES_MAX", "32MiB")]),
         set(&["auth.store=sqlite:keys.db"]),
         set(&["brokers.angel.kind=bus"]),
+        toml_sources(&directory, "[bus]\n"),
         toml_sources(&directory, "[[bus.source]]\nendpoint = 'tcp://127.0.0.1:1'\nbroker = 'angel'\nuser = 'asha'\n"),
     ] {
         let loaded = good(&sources);
@@ -309,6 +315,13 @@ fn settings_that_contradict_each_other_are_mistakes() {
     one_mistake(
         &toml_sources(&directory, &(source("asha") + &source("ravi"))),
         &["t.toml:6", "another [[bus.source]]"],
+    );
+    let names = "[[bus.source]]\nendpoint = 'tcp://127.0.0.1:0'\nbroker = 'a b'\nuser = 'a b'\n";
+    let told = problems(&toml_sources(&directory, names));
+    assert_eq!(told.len(), 3, "{told:#?}");
+    assert!(
+        told[0].contains("t.toml:2") && told[1].contains("no broker name") && told[2].contains("no user"),
+        "{told:#?}"
     );
     let both = format!("bus.connect = ['tcp://127.0.0.1:1']\n{}", source("asha"));
     one_mistake(&toml_sources(&directory, &both), &["bus.connect", "everybody"]);

@@ -194,7 +194,7 @@ impl KeyStore for OpenAlgoStore {
 /// All (user, stored hash) that can be a key. Rows that are NULL or not UTF-8 cannot.
 fn rows(db: &Connection) -> Result<Vec<(String, String)>, String> {
     let read = || -> rusqlite::Result<Vec<_>> {
-        let mut statement = db.prepare_cached("SELECT user_id, api_key_hash FROM api_keys ORDER BY id LIMIT ?1")?;
+        let mut statement = db.prepare_cached("SELECT user_id, api_key_hash FROM api_keys ORDER BY rowid LIMIT ?1")?;
         let rows = statement.query_map([ROWS_MAX as i64], |row| Ok(text(row, 0).zip(text(row, 1))))?;
         rows.filter_map(Result::transpose).collect()
     };

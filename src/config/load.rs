@@ -134,6 +134,8 @@ pub(super) struct Draft {
     pub(super) bad: BTreeSet<String>,
     /// The first OpenAlgo variable that is set: it says that real prices are meant.
     pub(super) openalgo_variable: Option<String>,
+    /// Whether the file has a `[bus]` section, be it empty.
+    pub(super) bus_section: bool,
     /// Why OpenAlgo's database cannot be the key store; a mistake unless a later source names a store.
     pub(super) database_problem: Option<(Origin, String)>,
 }

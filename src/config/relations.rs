@@ -69,7 +69,7 @@ fn real_prices(draft: &Draft) -> Option<String> {
         return Some(format!("OpenAlgo's {name}"));
     }
     let bus = draft.origins.keys().chain(&draft.bad).find(|path| path.starts_with("bus."));
-    if bus.is_some() {
+    if bus.is_some() || draft.bus_section {
         return Some("[bus]".into());
     }
     if draft.settings.auth.store != KeyStoreSetting::Demo {

@@ -109,14 +109,22 @@ fn flag(assignment: &str, draft: &mut Draft) {
     }
 }
 
+/// A broker's name in lower case, or what would be right.
+pub(super) fn broker_name(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if text.is_empty() || text.len() > BROKER_BYTES_MAX || !text.chars().all(fits) {
+        let right = format!("write 1 to {BROKER_BYTES_MAX} letters, digits, _ or -");
+        return Err(format!("{} is no broker name: {right}", quote(text)));
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
 /// `[brokers.NAME]`, one key.
 pub(super) fn set_broker(draft: &mut Draft, broker: &str, name: &str, raw: &Raw, origin: Origin) {
-    let broker = broker.to_ascii_lowercase();
-    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    if broker.is_empty() || broker.len() > BROKER_BYTES_MAX || !broker.chars().all(fits) {
-        let right = format!("letters, digits, _ and -, at most {BROKER_BYTES_MAX}");
-        return draft.problem(&origin, format!("{} is no broker name: write {right}", quote(&broker)));
-    }
+    let broker = match broker_name(broker) {
+        Ok(broker) => broker,
+        Err(right) => return draft.problem(&origin, right),
+    };
     if name != "kind" {
         return draft
             .problem(&origin, format!("unknown key brokers.{broker}.{name}; the nearest is brokers.{broker}.kind"));

@@ -4,8 +4,9 @@ use super::endpoint;
 use super::keys;
 use super::load::{Draft, Origin};
 use super::settings::BusSource;
-use super::sources::{set_broker, set_scale};
+use super::sources::{broker_name, set_broker, set_scale};
 use super::value::{Raw, quote};
+use crate::auth::sqlite::USER_BYTES_MAX;
 use std::ops::Range;
 use std::path::Path;
 use toml_edit::{Document, Item, TableLike, Value};
@@ -69,6 +70,7 @@ impl Reader<'_> {
                 draft.problem(&place, format!("{section} is a section: write [{section}] and its keys below"));
                 continue;
             };
+            draft.bus_section |= section == "bus";
             match section {
                 "brokers" => self.brokers(table, draft),
                 "scale" => {
@@ -143,16 +145,22 @@ impl Reader<'_> {
                     String::new()
                 }
             };
-            let source = BusSource {
-                endpoint: take("endpoint"),
-                broker: take("broker").to_ascii_lowercase(),
-                user: take("user"),
-            };
-            if draft.problems.len() == before
-                && let Err(right) = endpoint::check_connect(&source.endpoint)
-            {
-                draft.problem(&self.at_key(table, "endpoint"), right);
+            let (endpoint, broker, user) = (take("endpoint"), take("broker"), take("user"));
+            if draft.problems.len() == before {
+                let user_fits =
+                    user.len() <= USER_BYTES_MAX && !user.chars().any(|c| c.is_control() || c.is_whitespace());
+                let right = || format!("{} is no user: write 1 to {USER_BYTES_MAX} bytes without blanks", quote(&user));
+                for (name, verdict) in [
+                    ("endpoint", endpoint::check_connect(&endpoint)),
+                    ("broker", broker_name(&broker).map(drop)),
+                    ("user", if user_fits { Ok(()) } else { Err(right()) }),
+                ] {
+                    if let Err(right) = verdict {
+                        draft.problem(&self.at_key(table, name), right);
+                    }
+                }
             }
+            let source = BusSource { endpoint, broker: broker.to_ascii_lowercase(), user };
             if draft.problems.len() == before {
                 let path = format!("bus.source[{}]", draft.settings.bus.sources.len());
                 draft.origins.insert(path, self.at_key(table, "endpoint"));
