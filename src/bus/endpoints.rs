@@ -6,25 +6,24 @@
 //! its order holds. Promise: one peer's fault, silence or flood ends or slows that peer only; readers never wait for
 //! ingest. Knows nothing of topics: [`Wiring::explode`] does. Tests: `tests/zmtp_hostile.rs`, `tests/bus_peers.rs`.
 
-mod listener;
 mod metrics;
 mod overflow;
 mod source;
 mod status;
 
-pub use listener::{BindCause, BindError};
 pub use metrics::{
     CAUSE_OVERFLOW, CAUSE_PARTS, CAUSE_PEERS_MAX, CAUSE_SOURCES_FULL, CAUSES, ConnectOutcome, EndpointMetrics,
     PerEndpoint,
 };
 pub use overflow::Kind;
+pub use crate::zmtp::listener::{BindCause, BindError};
 pub use status::{EndpointStatus, Quiet, QuietWarning, Seen, quiet};
 
 use crate::limits;
 use crate::model::{ByteBudget, ScopeId, SourceMessage, SourceReceiver};
 use crate::zmtp::link::{self, LinkEnd};
+use crate::zmtp::listener::{self, Bound};
 use crate::zmtp::{Backoff, Direction, Endpoint};
-use listener::Bound;
 use socket2::{SockRef, TcpKeepalive};
 use source::Source;
 use std::io;
