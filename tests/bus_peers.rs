@@ -5,6 +5,7 @@ mod bus_support;
 use bus_support::{RawPub, Rig, quick, spec};
 use bytes::Bytes;
 use std::time::Duration;
+use tickcast::adapter::publisher::{self, BatchLimits, BatchPublisher, Publish};
 use tickcast::bus::endpoints::{BindCause, BusListeners};
 use tickcast::zmtp::Direction::{Bind, Connect};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
@@ -110,7 +111,8 @@ async fn endpoints_can_be_added_and_removed_while_running() {
 async fn ipc_works_both_ways_and_leaves_no_file() {
     let directory = directory("ipc");
     let (ours, theirs) = (directory.join("ours"), directory.join("theirs"));
-    let specs = [spec(Bind, &format!("ipc://{}", ours.display())), spec(Connect, &format!("ipc://{}", theirs.display()))];
+    let specs =
+        [spec(Bind, &format!("ipc://{}", ours.display())), spec(Connect, &format!("ipc://{}", theirs.display()))];
     let mut rig = Rig::start(&specs, quick());
     let listener = UnixListener::bind(&theirs).expect("a path");
     let mut bound = RawPub::greet(listener.accept().await.expect("a SUB").0, 1).await;
@@ -132,7 +134,8 @@ async fn a_stale_ipc_file_is_replaced_but_a_live_one_and_a_plain_file_are_not() 
     assert!(stale.exists());
     let _listener = UnixListener::bind(&live).expect("a path");
     std::fs::write(&plain, "precious").expect("written");
-    let bind = |path: &std::path::Path| BusListeners::bind(&[spec(Bind, &format!("ipc://{}", path.display()))], quick());
+    let bind =
+        |path: &std::path::Path| BusListeners::bind(&[spec(Bind, &format!("ipc://{}", path.display()))], quick());
     assert!(bind(&stale).is_ok());
     assert!(!stale.exists(), "removed when dropped");
     let error = bind(&live).expect_err("in use");
@@ -146,8 +149,8 @@ async fn a_stale_ipc_file_is_replaced_but_a_live_one_and_a_plain_file_are_not() 
 async fn a_taken_port_is_named_in_the_error() {
     let taken = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let endpoint = format!("tcp://{}", taken.local_addr().expect("bound"));
-    let error = BusListeners::bind(&[spec(Bind, "tcp://127.0.0.1:0"), spec(Bind, &endpoint)], quick())
-        .expect_err("taken");
+    let error =
+        BusListeners::bind(&[spec(Bind, "tcp://127.0.0.1:0"), spec(Bind, &endpoint)], quick()).expect_err("taken");
     assert_eq!(error.to_string(), format!("cannot bind {endpoint}: somebody else listens there"));
 }
 
@@ -220,5 +223,74 @@ async fn a_flood_of_orders_that_nobody_takes_ends_its_sender_and_keeps_what_it_t
         assert_eq!(message.body, (i + 1).to_string());
     }
     assert!(rest.len() > 1000, "{}", rest.len());
+    rig.stop().await;
+}
+
+fn publishing(endpoint: &str, direction: tickcast::zmtp::Direction) -> publisher::Config {
+    let endpoint = endpoint.parse().expect(endpoint);
+    publisher::Config { endpoint, direction, limits: BatchLimits::default(), queue_bytes_max: 1 << 20 }
+}
+
+/// The items of all batches until `last` has come.
+async fn items_until(rig: &mut Rig, last: i64) -> Vec<i64> {
+    let mut values = Vec::new();
+    while values.last() != Some(&last) {
+        let message = rig.next().await;
+        assert_eq!(&message.topic[..], b"BATCH");
+        let items: Vec<(String, i64)> = rmp_serde::from_slice(&message.body).expect("a batch");
+        values.extend(items.into_iter().map(|(_, value)| value));
+    }
+    values
+}
+
+#[tokio::test]
+async fn our_publisher_connects_again_after_the_server_restarted() {
+    let mut rig = Rig::bound();
+    let endpoint = rig.endpoint().to_string();
+    let (publisher, task, _) = BatchPublisher::start(publishing(&endpoint, Connect)).await.expect("started");
+    for i in 0..250i64 {
+        assert_eq!(publisher.publish("NSE_INFY_LTP", &rmp_serde::to_vec(&i).expect("encodes")), Publish::Queued);
+    }
+    assert_eq!(items_until(&mut rig, 249).await, (0..250).collect::<Vec<_>>());
+    rig.stop().await;
+    drop(rig);
+    let mut rig = Rig::start(&[spec(Bind, &endpoint)], quick());
+    // The crate drops what is sent before it has noticed; so publish until something arrives.
+    let (mut next, mut arrived) = (1000i64, None);
+    while arrived.is_none() {
+        let _ = publisher.publish("NSE_INFY_LTP", &rmp_serde::to_vec(&next).expect("encodes"));
+        next += 1;
+        arrived = tokio::time::timeout(Duration::from_millis(10), rig.next()).await.ok();
+    }
+    // What waits at shutdown is sent.
+    for i in 5000..5050i64 {
+        assert_eq!(publisher.publish("NSE_INFY_LTP", &rmp_serde::to_vec(&i).expect("encodes")), Publish::Queued);
+    }
+    task.shutdown().await;
+    let values = items_until(&mut rig, 5049).await;
+    assert!(values.ends_with(&(5000..5050).collect::<Vec<_>>()) && values.is_sorted(), "{values:?}");
+    assert_eq!(publisher.dropped(), 0);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn our_publisher_binds_and_the_server_connects() {
+    let (publisher, task, real) =
+        BatchPublisher::start(publishing("tcp://127.0.0.1:0", Bind)).await.expect("a free port");
+    let mut rig = Rig::start(&[spec(Connect, &real.to_string())], quick());
+    let mut arrived = None;
+    while arrived.is_none() {
+        // A PUB drops what it publishes before somebody is there.
+        assert_eq!(publisher.publish("NSE_INFY_LTP", b"\x01"), Publish::Queued);
+        arrived = tokio::time::timeout(Duration::from_millis(20), rig.next()).await.ok();
+    }
+    for i in 0..10i64 {
+        assert_eq!(
+            publisher.publish("NSE_INFY_LTP", &rmp_serde::to_vec(&(100 + i)).expect("encodes")),
+            Publish::Queued
+        );
+    }
+    assert!(items_until(&mut rig, 109).await.ends_with(&(100..110).collect::<Vec<_>>()));
+    task.shutdown().await;
     rig.stop().await;
 }

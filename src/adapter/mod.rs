@@ -1,1 +1,3 @@
 //! (written with its room)
+
+pub mod publisher;

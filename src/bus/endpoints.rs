@@ -11,12 +11,12 @@ mod overflow;
 mod source;
 mod status;
 
+pub use crate::zmtp::listener::{BindCause, BindError};
 pub use metrics::{
     CAUSE_OVERFLOW, CAUSE_PARTS, CAUSE_PEERS_MAX, CAUSE_SOURCES_FULL, CAUSES, ConnectOutcome, EndpointMetrics,
     PerEndpoint,
 };
 pub use overflow::Kind;
-pub use crate::zmtp::listener::{BindCause, BindError};
 pub use status::{EndpointStatus, Quiet, QuietWarning, Seen, quiet};
 
 use crate::limits;
@@ -160,8 +160,7 @@ impl BusListeners {
         }
         let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
         let (stop, stopped) = watch::channel(());
-        let handle =
-            BusHandle { commands, statuses: statuses.clone().into(), next: Arc::new(AtomicU64::new(0)) };
+        let handle = BusHandle { commands, statuses: statuses.clone().into(), next: Arc::new(AtomicU64::new(0)) };
         let root = tokio::spawn(run(Running { shared, statuses, tasks, added: Vec::new() }, inbox, stopped));
         Ok((handle, BusTasks { stop, root }))
     }
@@ -467,10 +466,8 @@ async fn serve(at: &At, stream: Stream, source: &mut Option<Source>) -> LinkEnd 
 /// Keepalive finds dead peers of ZMTP 3.0, which know no PING: 10 s idle, then three probes 5 s apart.
 fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(10))
-        .with_interval(Duration::from_secs(5))
-        .with_retries(3);
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5)).with_retries(3);
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 

@@ -53,13 +53,13 @@ impl Source {
     fn spill(&mut self, message: &SourceMessage) -> ControlFlow<LinkEnd> {
         let (mut merged, mut dropped, mut flood) = (0, 0, false);
         let (overflow, t_recv) = (&mut self.overflow, message.t_recv);
-        (self.explode)(message, &mut |kind: Kind, topic: &[u8], payload: &[u8]| {
-            match overflow.push(kind, topic, payload, t_recv) {
-                Kept::Waiting => {}
-                Kept::Merged => merged += 1,
-                Kept::Dropped => dropped += 1,
-                Kept::Flood => flood = true,
-            }
+        (self.explode)(message, &mut |kind: Kind, topic: &[u8], payload: &[u8]| match overflow
+            .push(kind, topic, payload, t_recv)
+        {
+            Kept::Waiting => {}
+            Kept::Merged => merged += 1,
+            Kept::Dropped => dropped += 1,
+            Kept::Flood => flood = true,
         });
         dropped += self.overflow.take_evicted();
         self.metrics.merged.increment(merged);
