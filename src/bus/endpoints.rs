@@ -86,9 +86,12 @@ impl Default for Config {
     }
 }
 
-/// Takes a message apart: called with kind, topic and payload of each item of a BATCH, or of the one message. What is
-/// neither market data nor lossless is left out.
-pub type Explode = Arc<dyn Fn(&SourceMessage, &mut dyn FnMut(Kind, &[u8], &[u8])) + Send + Sync>;
+/// Takes each item that an [`Explode`] finds: kind, topic, payload.
+pub type EachItem<'a> = dyn FnMut(Kind, &[u8], &[u8]) + 'a;
+
+/// Takes a message apart: calls with each item of a BATCH, or with the one message. What is neither market data nor
+/// lossless, and what cannot be read, it leaves out and counts itself.
+pub type Explode = Arc<dyn Fn(&SourceMessage, &mut EachItem<'_>) + Send + Sync>;
 
 /// What the endpoints need of the rest of the program.
 #[derive(Clone)]

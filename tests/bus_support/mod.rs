@@ -6,7 +6,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use std::sync::Arc;
 use std::time::Duration;
 use tickcast::bus::endpoints::{
-    BusHandle, BusListeners, BusTasks, Config, EndpointMetrics, EndpointSpec, Kind, Wiring,
+    BusHandle, BusListeners, BusTasks, Config, EachItem, EndpointMetrics, EndpointSpec, Kind, Wiring,
 };
 use tickcast::model::{ByteBudget, ScopeId, SourceMessage, SourceReceiver};
 use tickcast::zmtp::{Direction, Endpoint, parser};
@@ -132,7 +132,7 @@ pub fn quick() -> Config {
 }
 
 /// `X_orders` is lossless, `BATCH` holds `topic=value` lines, all else is market data.
-fn explode(message: &SourceMessage, each: &mut dyn FnMut(Kind, &[u8], &[u8])) {
+fn explode(message: &SourceMessage, each: &mut EachItem<'_>) {
     let mut one = |topic: &[u8], body: &[u8]| {
         each(if topic.ends_with(b"_orders") { Kind::Lossless } else { Kind::MarketData }, topic, body);
     };
