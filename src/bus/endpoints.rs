@@ -33,7 +33,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
-use tokio::task::{AbortHandle, JoinHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
 use tokio::time::{Instant, interval, sleep, timeout};
 
 /// Endpoints that may wait to be added at once, counted.
@@ -149,22 +149,23 @@ impl BusListeners {
         let statuses: Vec<_> = self.specs.into_iter().map(|spec| Arc::new(EndpointStatus::new(spec))).collect();
         let shared = Arc::new(Shared { config: self.config, wiring });
         let permits = Arc::new(Semaphore::new(self.config.peers_max));
-        let mut tasks = JoinSet::new();
+        let (stop, stopped) = watch::channel(());
+        let (mut acceptors, mut connectors) = (JoinSet::new(), JoinSet::new());
         for (index, bound) in self.bound {
             let at = At { shared: shared.clone(), status: statuses[index].clone(), index: Some(index) };
             let listener = Listener::adopt(bound)?;
-            tasks.spawn(accept_loop(at, listener, permits.clone()));
+            acceptors.spawn(accept_loop(at, listener, permits.clone(), stopped.clone()));
         }
         for (index, status) in statuses.iter().enumerate() {
             if status.spec().direction == Direction::Connect {
                 let at = At { shared: shared.clone(), status: status.clone(), index: Some(index) };
-                tasks.spawn(connect_loop(at));
+                connectors.spawn(connect_loop(at));
             }
         }
         let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
-        let (stop, stopped) = watch::channel(());
         let handle = BusHandle { commands, statuses: statuses.clone().into(), next: Arc::new(AtomicU64::new(0)) };
-        let root = tokio::spawn(run(Running { shared, statuses, tasks, added: Vec::new() }, inbox, stopped));
+        let root =
+            tokio::spawn(run(Running { shared, statuses, acceptors, connectors, added: Vec::new() }, inbox, stopped));
         Ok((handle, BusTasks { stop, root }))
     }
 }
@@ -275,7 +276,8 @@ impl At {
 struct Running {
     shared: Arc<Shared>,
     statuses: Vec<Arc<EndpointStatus>>,
-    tasks: JoinSet<()>,
+    acceptors: JoinSet<()>,
+    connectors: JoinSet<()>,
     added: Vec<(AddedEndpoint, AbortHandle)>,
 }
 
@@ -287,14 +289,23 @@ async fn run(mut running: Running, mut inbox: mpsc::Receiver<Command>, mut stopp
             _ = stopped.changed() => break,
             Some(command) = inbox.recv() => running.obey(command),
             _ = gauges.tick() => running.set_gauges(),
-            Some(Err(error)) = running.tasks.join_next(), if !running.tasks.is_empty() => {
-                if error.is_panic() {
-                    tracing::error!(%error, "a bus endpoint's task failed");
-                }
-            }
+            Some(Err(error)) = running.connectors.join_next(), if !running.connectors.is_empty() => failed(&error),
+            Some(Err(error)) = running.acceptors.join_next(), if !running.acceptors.is_empty() => failed(&error),
         }
     }
-    running.tasks.shutdown().await;
+    running.connectors.shutdown().await;
+    // They have seen the signal and end their peers first.
+    while let Some(ended) = running.acceptors.join_next().await {
+        if let Err(error) = ended {
+            failed(&error);
+        }
+    }
+}
+
+fn failed(error: &JoinError) {
+    if error.is_panic() {
+        tracing::error!(%error, "a bus task failed");
+    }
 }
 
 impl Running {
@@ -303,7 +314,7 @@ impl Running {
         match command {
             Command::Add(id, status) => {
                 let at = At { shared: self.shared.clone(), status, index: None };
-                self.added.push((id, self.tasks.spawn(connect_loop(at))));
+                self.added.push((id, self.connectors.spawn(connect_loop(at))));
             }
             Command::Remove(id) => {
                 if let Some(at) = self.added.iter().position(|(added, _)| *added == id) {
@@ -347,17 +358,18 @@ impl Listener {
     }
 }
 
-async fn accept_loop(at: At, listener: Listener, permits: Arc<Semaphore>) {
+async fn accept_loop(at: At, listener: Listener, permits: Arc<Semaphore>, mut stopped: watch::Receiver<()>) {
     let mut peers = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             Some(ended) = peers.join_next(), if !peers.is_empty() => {
-                if ended.is_err_and(|error| error.is_panic()) {
-                    tracing::error!(endpoint = %at.endpoint(), "a bus peer's task failed");
+                if let Err(error) = ended {
+                    failed(&error);
                 }
                 continue;
             }
+            _ = stopped.changed() => return peers.shutdown().await,
         };
         let stream = match accepted {
             Ok(stream) => stream,
@@ -441,6 +453,10 @@ async fn open(at: &At) -> io::Result<Stream> {
                 let bytes = u32::try_from(at.shared.config.receive_buffer_bytes).unwrap_or(u32::MAX);
                 let _ = socket.set_recv_buffer_size(bytes);
                 match socket.connect(address).await {
+                    // With nobody listening, the kernel may pick the very port we ask for and connect us to ourselves.
+                    Ok(stream) if stream.local_addr()? == stream.peer_addr()? => {
+                        failed = io::ErrorKind::ConnectionRefused.into();
+                    }
                     Ok(stream) => return Ok(Stream::Tcp(stream)),
                     Err(error) => failed = error,
                 }
