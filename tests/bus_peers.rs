@@ -5,6 +5,7 @@ mod bus_support;
 use bus_support::{RawPub, Rig, quick, spec};
 use bytes::Bytes;
 use std::time::Duration;
+use tickcast::adapter::publisher::{self, BatchLimits, BatchPublisher, Publish};
 use tickcast::bus::endpoints::{BindCause, BusListeners};
 use tickcast::zmtp::Direction::{Bind, Connect};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
@@ -55,7 +56,7 @@ async fn publishers_of_both_versions_and_the_crate_s_arrive_in_order() {
     }
     assert_eq!(rig.handle.statuses()[0].peers(), 3);
     assert_eq!(rig.metric("tickcast_bus_peers{endpoint=\"0\"}"), 3.0);
-    rig.tasks.stop().await;
+    rig.stop().await;
     assert_eq!(rig.metric("tickcast_bus_peers{endpoint=\"0\"}"), 0.0);
 }
 
@@ -86,7 +87,7 @@ async fn a_publisher_that_binds_late_and_restarts_is_found_again() {
     assert_eq!(rig.text().await, "A=last");
     assert_eq!((rig.rejected("zmtp_handshake_timeout"), rig.rejected("zmtp_signature")), (1.0, 1.0));
     drop(mute);
-    rig.tasks.stop().await;
+    rig.stop().await;
 }
 
 #[tokio::test]
@@ -102,7 +103,7 @@ async fn endpoints_can_be_added_and_removed_while_running() {
     rig.handle.remove(id).expect("running");
     bus_support::closed(&mut publisher.stream).await;
     assert_eq!(status.peers(), 0);
-    rig.tasks.stop().await;
+    rig.stop().await;
     assert!(rig.handle.add_connect(spec(Connect, &endpoint)).is_err());
 }
 
@@ -110,7 +111,8 @@ async fn endpoints_can_be_added_and_removed_while_running() {
 async fn ipc_works_both_ways_and_leaves_no_file() {
     let directory = directory("ipc");
     let (ours, theirs) = (directory.join("ours"), directory.join("theirs"));
-    let specs = [spec(Bind, &format!("ipc://{}", ours.display())), spec(Connect, &format!("ipc://{}", theirs.display()))];
+    let specs =
+        [spec(Bind, &format!("ipc://{}", ours.display())), spec(Connect, &format!("ipc://{}", theirs.display()))];
     let mut rig = Rig::start(&specs, quick());
     let listener = UnixListener::bind(&theirs).expect("a path");
     let mut bound = RawPub::greet(listener.accept().await.expect("a SUB").0, 1).await;
@@ -119,7 +121,7 @@ async fn ipc_works_both_ways_and_leaves_no_file() {
     assert_eq!(rig.text().await, "A=1");
     connected.send("B", "2").await;
     assert_eq!(rig.text().await, "B=2");
-    rig.tasks.stop().await;
+    rig.stop().await;
     assert!(!ours.exists() && theirs.exists());
     let _ = std::fs::remove_dir_all(directory);
 }
@@ -132,7 +134,8 @@ async fn a_stale_ipc_file_is_replaced_but_a_live_one_and_a_plain_file_are_not() 
     assert!(stale.exists());
     let _listener = UnixListener::bind(&live).expect("a path");
     std::fs::write(&plain, "precious").expect("written");
-    let bind = |path: &std::path::Path| BusListeners::bind(&[spec(Bind, &format!("ipc://{}", path.display()))], quick());
+    let bind =
+        |path: &std::path::Path| BusListeners::bind(&[spec(Bind, &format!("ipc://{}", path.display()))], quick());
     assert!(bind(&stale).is_ok());
     assert!(!stale.exists(), "removed when dropped");
     let error = bind(&live).expect_err("in use");
@@ -146,15 +149,15 @@ async fn a_stale_ipc_file_is_replaced_but_a_live_one_and_a_plain_file_are_not() 
 async fn a_taken_port_is_named_in_the_error() {
     let taken = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let endpoint = format!("tcp://{}", taken.local_addr().expect("bound"));
-    let error = BusListeners::bind(&[spec(Bind, "tcp://127.0.0.1:0"), spec(Bind, &endpoint)], quick())
-        .expect_err("taken");
+    let error =
+        BusListeners::bind(&[spec(Bind, "tcp://127.0.0.1:0"), spec(Bind, &endpoint)], quick()).expect_err("taken");
     assert_eq!(error.to_string(), format!("cannot bind {endpoint}: somebody else listens there"));
 }
 
 #[tokio::test]
 async fn when_ingest_stalls_ticks_are_conflated_orders_kept_and_memory_bounded() {
     let mut config = quick();
-    config.per_source_bytes = 64 << 10;
+    config.per_source_bytes = 128 << 10;
     let mut rig = Rig::start(&[spec(Bind, "tcp://127.0.0.1:0")], config);
     let mut publisher = RawPub::connect(&rig.address(), 1).await;
     let padding = "x".repeat(200);
@@ -167,8 +170,8 @@ async fn when_ingest_stalls_ticks_are_conflated_orders_kept_and_memory_bounded()
         }
     }
     publisher.ping().await;
-    assert!(rig.budget.used() <= 64 << 10);
-    assert!(rig.overflow_budget.used() <= 64 << 10, "{}", rig.overflow_budget.used());
+    assert!(rig.budget.used() <= 128 << 10);
+    assert!(rig.overflow_budget.used() <= 128 << 10, "{}", rig.overflow_budget.used());
     assert!(rig.metric("tickcast_ticks_merged_total{where=\"source\"}") > 10_000.0);
     assert_eq!(rig.rejected("source_overflow"), 0.0);
     // Once ingest goes on, all orders come in order, and of each topic the newest value comes last.
@@ -196,7 +199,7 @@ async fn when_ingest_stalls_ticks_are_conflated_orders_kept_and_memory_bounded()
         let expected = if topic == 7 { "batch 199".to_owned() } else { format!("{} {padding}", 19_900 + topic) };
         assert_eq!(*value, expected, "T{topic}");
     }
-    rig.tasks.stop().await;
+    rig.stop().await;
     assert_eq!(rig.overflow_budget.used(), 0);
 }
 
@@ -220,5 +223,74 @@ async fn a_flood_of_orders_that_nobody_takes_ends_its_sender_and_keeps_what_it_t
         assert_eq!(message.body, (i + 1).to_string());
     }
     assert!(rest.len() > 1000, "{}", rest.len());
-    rig.tasks.stop().await;
+    rig.stop().await;
+}
+
+fn publishing(endpoint: &str, direction: tickcast::zmtp::Direction) -> publisher::Config {
+    let endpoint = endpoint.parse().expect(endpoint);
+    publisher::Config { endpoint, direction, limits: BatchLimits::default(), queue_bytes_max: 1 << 20 }
+}
+
+/// The items of all batches until `last` has come.
+async fn items_until(rig: &mut Rig, last: i64) -> Vec<i64> {
+    let mut values = Vec::new();
+    while values.last() != Some(&last) {
+        let message = rig.next().await;
+        assert_eq!(&message.topic[..], b"BATCH");
+        let items: Vec<(String, i64)> = rmp_serde::from_slice(&message.body).expect("a batch");
+        values.extend(items.into_iter().map(|(_, value)| value));
+    }
+    values
+}
+
+#[tokio::test]
+async fn our_publisher_connects_again_after_the_server_restarted() {
+    let mut rig = Rig::bound();
+    let endpoint = rig.endpoint().to_string();
+    let (publisher, task, _) = BatchPublisher::start(publishing(&endpoint, Connect)).await.expect("started");
+    for i in 0..250i64 {
+        assert_eq!(publisher.publish("NSE_INFY_LTP", &rmp_serde::to_vec(&i).expect("encodes")), Publish::Queued);
+    }
+    assert_eq!(items_until(&mut rig, 249).await, (0..250).collect::<Vec<_>>());
+    rig.stop().await;
+    drop(rig);
+    let mut rig = Rig::start(&[spec(Bind, &endpoint)], quick());
+    // The crate drops what is sent before it has noticed; so publish until something arrives.
+    let (mut next, mut arrived) = (1000i64, None);
+    while arrived.is_none() {
+        let _ = publisher.publish("NSE_INFY_LTP", &rmp_serde::to_vec(&next).expect("encodes"));
+        next += 1;
+        arrived = tokio::time::timeout(Duration::from_millis(10), rig.next()).await.ok();
+    }
+    // What waits at shutdown is sent.
+    for i in 5000..5050i64 {
+        assert_eq!(publisher.publish("NSE_INFY_LTP", &rmp_serde::to_vec(&i).expect("encodes")), Publish::Queued);
+    }
+    task.shutdown().await;
+    let values = items_until(&mut rig, 5049).await;
+    assert!(values.ends_with(&(5000..5050).collect::<Vec<_>>()) && values.is_sorted(), "{values:?}");
+    assert_eq!(publisher.dropped(), 0);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn our_publisher_binds_and_the_server_connects() {
+    let (publisher, task, real) =
+        BatchPublisher::start(publishing("tcp://127.0.0.1:0", Bind)).await.expect("a free port");
+    let mut rig = Rig::start(&[spec(Connect, &real.to_string())], quick());
+    let mut arrived = None;
+    while arrived.is_none() {
+        // A PUB drops what it publishes before somebody is there.
+        assert_eq!(publisher.publish("NSE_INFY_LTP", b"\x01"), Publish::Queued);
+        arrived = tokio::time::timeout(Duration::from_millis(20), rig.next()).await.ok();
+    }
+    for i in 0..10i64 {
+        assert_eq!(
+            publisher.publish("NSE_INFY_LTP", &rmp_serde::to_vec(&(100 + i)).expect("encodes")),
+            Publish::Queued
+        );
+    }
+    assert!(items_until(&mut rig, 109).await.ends_with(&(100..110).collect::<Vec<_>>()));
+    task.shutdown().await;
+    rig.stop().await;
 }

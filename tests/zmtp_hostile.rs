@@ -27,7 +27,7 @@ async fn check(bytes: &[u8], cause: &str) {
         assert_eq!(rig.text().await, format!("NSE_INFY_LTP={value}"), "{cause}");
     }
     assert_eq!(rig.handle.statuses()[0].peers(), 1);
-    rig.tasks.stop().await;
+    rig.stop().await;
 }
 
 #[tokio::test]
@@ -84,7 +84,7 @@ async fn noise_after_a_good_handshake_costs_only_its_sender() {
             expected += 1;
         }
     }
-    rig.tasks.stop().await;
+    rig.stop().await;
 }
 
 #[tokio::test]
@@ -108,7 +108,7 @@ async fn peers_beyond_the_limit_are_refused_and_counted() {
     let mut fourth = RawPub::connect(&rig.address(), 0).await;
     fourth.send("B", "2").await;
     assert_eq!(rig.text().await, "B=2");
-    rig.tasks.stop().await;
+    rig.stop().await;
 }
 
 #[tokio::test]
@@ -121,5 +121,5 @@ async fn a_flood_of_pings_that_nobody_reads_ends_the_flooder() {
     assert_eq!(rig.rejected("zmtp_answers_unread"), 1.0);
     good.send("A", "1").await;
     assert_eq!(rig.text().await, "A=1");
-    rig.tasks.stop().await;
+    rig.stop().await;
 }

@@ -7,6 +7,7 @@
 
 pub mod bus;
 pub mod metrics;
+pub mod publisher;
 pub mod scripted;
 pub mod supervisor;
 

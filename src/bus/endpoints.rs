@@ -6,13 +6,13 @@
 //! its order holds. Promise: one peer's fault, silence or flood ends or slows that peer only; readers never wait for
 //! ingest. Knows nothing of topics: [`Wiring::explode`] does. Tests: `tests/zmtp_hostile.rs`, `tests/bus_peers.rs`.
 
-mod listener;
 mod metrics;
 mod overflow;
+mod peers;
 mod source;
 mod status;
 
-pub use listener::{BindCause, BindError};
+pub use crate::zmtp::listener::{BindCause, BindError};
 pub use metrics::{
     CAUSE_OVERFLOW, CAUSE_PARTS, CAUSE_PEERS_MAX, CAUSE_SOURCES_FULL, CAUSES, ConnectOutcome, EndpointMetrics,
     PerEndpoint,
@@ -23,26 +23,19 @@ pub use status::{EndpointStatus, Quiet, QuietWarning, Seen, quiet};
 use crate::limits;
 use crate::model::{ByteBudget, ScopeId, SourceMessage, SourceReceiver};
 use crate::zmtp::link::{self, LinkEnd};
-use crate::zmtp::{Backoff, Direction, Endpoint};
-use listener::Bound;
-use socket2::{SockRef, TcpKeepalive};
-use source::Source;
+use crate::zmtp::listener::{self, Bound};
+use crate::zmtp::{Direction, Endpoint};
+use peers::{Listener, accept_loop, connect_loop};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
-use tokio::task::{AbortHandle, JoinHandle, JoinSet};
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
+use tokio::time::interval;
 
 /// Endpoints that may wait to be added at once, counted.
 const COMMANDS_MAX: usize = 256;
-/// After a failed `accept`: long enough not to spin while files are exhausted.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(75);
-/// A peer that left may still have this long to hand over what waits in its overflow.
-const LINGER: Duration = Duration::from_secs(5);
 /// How often the silence gauges are set.
 const GAUGE_PERIOD: Duration = Duration::from_secs(1);
 
@@ -87,9 +80,12 @@ impl Default for Config {
     }
 }
 
-/// Takes a message apart: called with kind, topic and payload of each item of a BATCH, or of the one message. What is
-/// neither market data nor lossless is left out.
-pub type Explode = Arc<dyn Fn(&SourceMessage, &mut dyn FnMut(Kind, &[u8], &[u8])) + Send + Sync>;
+/// Takes each item that an [`Explode`] finds: kind, topic, payload.
+pub type EachItem<'a> = dyn FnMut(Kind, &[u8], &[u8]) + 'a;
+
+/// Takes a message apart: calls with each item of a BATCH, or with the one message. What is neither market data nor
+/// lossless, and what cannot be read, it leaves out and counts itself.
+pub type Explode = Arc<dyn Fn(&SourceMessage, &mut EachItem<'_>) + Send + Sync>;
 
 /// What the endpoints need of the rest of the program.
 #[derive(Clone)]
@@ -147,23 +143,23 @@ impl BusListeners {
         let statuses: Vec<_> = self.specs.into_iter().map(|spec| Arc::new(EndpointStatus::new(spec))).collect();
         let shared = Arc::new(Shared { config: self.config, wiring });
         let permits = Arc::new(Semaphore::new(self.config.peers_max));
-        let mut tasks = JoinSet::new();
+        let (stop, stopped) = watch::channel(());
+        let (mut acceptors, mut connectors) = (JoinSet::new(), JoinSet::new());
         for (index, bound) in self.bound {
             let at = At { shared: shared.clone(), status: statuses[index].clone(), index: Some(index) };
             let listener = Listener::adopt(bound)?;
-            tasks.spawn(accept_loop(at, listener, permits.clone()));
+            acceptors.spawn(accept_loop(at, listener, permits.clone(), stopped.clone()));
         }
         for (index, status) in statuses.iter().enumerate() {
             if status.spec().direction == Direction::Connect {
                 let at = At { shared: shared.clone(), status: status.clone(), index: Some(index) };
-                tasks.spawn(connect_loop(at));
+                connectors.spawn(connect_loop(at));
             }
         }
         let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
-        let (stop, stopped) = watch::channel(());
-        let handle =
-            BusHandle { commands, statuses: statuses.clone().into(), next: Arc::new(AtomicU64::new(0)) };
-        let root = tokio::spawn(run(Running { shared, statuses, tasks, added: Vec::new() }, inbox, stopped));
+        let handle = BusHandle { commands, statuses: statuses.clone().into(), next: Arc::new(AtomicU64::new(0)) };
+        let root =
+            tokio::spawn(run(Running { shared, statuses, acceptors, connectors, added: Vec::new() }, inbox, stopped));
         Ok((handle, BusTasks { stop, root }))
     }
 }
@@ -274,7 +270,8 @@ impl At {
 struct Running {
     shared: Arc<Shared>,
     statuses: Vec<Arc<EndpointStatus>>,
-    tasks: JoinSet<()>,
+    acceptors: JoinSet<()>,
+    connectors: JoinSet<()>,
     added: Vec<(AddedEndpoint, AbortHandle)>,
 }
 
@@ -286,14 +283,23 @@ async fn run(mut running: Running, mut inbox: mpsc::Receiver<Command>, mut stopp
             _ = stopped.changed() => break,
             Some(command) = inbox.recv() => running.obey(command),
             _ = gauges.tick() => running.set_gauges(),
-            Some(Err(error)) = running.tasks.join_next(), if !running.tasks.is_empty() => {
-                if error.is_panic() {
-                    tracing::error!(%error, "a bus endpoint's task failed");
-                }
-            }
+            Some(Err(error)) = running.connectors.join_next(), if !running.connectors.is_empty() => failed(&error),
+            Some(Err(error)) = running.acceptors.join_next(), if !running.acceptors.is_empty() => failed(&error),
         }
     }
-    running.tasks.shutdown().await;
+    running.connectors.shutdown().await;
+    // They have seen the signal and end their peers first.
+    while let Some(ended) = running.acceptors.join_next().await {
+        if let Err(error) = ended {
+            failed(&error);
+        }
+    }
+}
+
+fn failed(error: &JoinError) {
+    if error.is_panic() {
+        tracing::error!(%error, "a bus task failed");
+    }
 }
 
 impl Running {
@@ -302,7 +308,7 @@ impl Running {
         match command {
             Command::Add(id, status) => {
                 let at = At { shared: self.shared.clone(), status, index: None };
-                self.added.push((id, self.tasks.spawn(connect_loop(at))));
+                self.added.push((id, self.connectors.spawn(connect_loop(at))));
             }
             Command::Remove(id) => {
                 if let Some(at) = self.added.iter().position(|(added, _)| *added == id) {
@@ -317,228 +323,5 @@ impl Running {
             let metrics = self.shared.wiring.metrics.endpoint(Some(index));
             metrics.silence.set(status.silence().as_secs_f64());
         }
-    }
-}
-
-enum Listener {
-    Tcp(TcpListener),
-    Ipc(UnixListener, #[expect(dead_code, reason = "removes the file when dropped")] listener::IpcFile),
-}
-
-enum Stream {
-    Tcp(TcpStream),
-    Ipc(UnixStream),
-}
-
-impl Listener {
-    fn adopt(bound: Bound) -> io::Result<Self> {
-        Ok(match bound {
-            Bound::Tcp(listener) => Listener::Tcp(TcpListener::from_std(listener)?),
-            Bound::Ipc(listener, file) => Listener::Ipc(UnixListener::from_std(listener)?, file),
-        })
-    }
-
-    async fn accept(&self) -> io::Result<Stream> {
-        match self {
-            Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| Stream::Tcp(stream)),
-            Listener::Ipc(listener, _) => listener.accept().await.map(|(stream, _)| Stream::Ipc(stream)),
-        }
-    }
-}
-
-async fn accept_loop(at: At, listener: Listener, permits: Arc<Semaphore>) {
-    let mut peers = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(ended) = peers.join_next(), if !peers.is_empty() => {
-                if ended.is_err_and(|error| error.is_panic()) {
-                    tracing::error!(endpoint = %at.endpoint(), "a bus peer's task failed");
-                }
-                continue;
-            }
-        };
-        let stream = match accepted {
-            Ok(stream) => stream,
-            Err(error) => {
-                at.metrics().connect(ConnectOutcome::AcceptFailed);
-                tracing::debug!(endpoint = %at.endpoint(), %error, "accept failed");
-                sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let Ok(permit) = permits.clone().try_acquire_owned() else {
-            at.metrics().connect(ConnectOutcome::Full);
-            at.refuse(CAUSE_PEERS_MAX, &"too many peers");
-            continue;
-        };
-        let at = at.clone();
-        peers.spawn(async move {
-            let source = serve_accepted(&at, stream).await;
-            drop(permit);
-            if let Some(mut source) = source {
-                let _ = timeout(LINGER, source.drained()).await;
-            }
-        });
-    }
-}
-
-/// One accepted peer from greeting to goodbye; gives its source back, which may still hold an overflow.
-async fn serve_accepted(at: &At, stream: Stream) -> Option<Source> {
-    let mut source = None;
-    let end = serve(at, stream, &mut source).await;
-    at.ended(&end);
-    source
-}
-
-async fn connect_loop(at: At) {
-    let config = at.shared.config;
-    let mut backoff = Backoff::new(config.backoff_first, config.backoff_max);
-    // Kept across reconnects: what is older stays ahead of what is newer.
-    let mut source: Option<Source> = None;
-    loop {
-        match timeout(config.link.handshake, open(&at)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(stream) => {
-                let started = Instant::now();
-                let end = serve(&at, stream, &mut source).await;
-                at.ended(&end);
-                // A peer that greets well and then fails at once is retried ever more slowly, too.
-                if started.elapsed() > config.backoff_max {
-                    backoff.reset();
-                }
-            }
-            Err(error) => {
-                at.metrics().connect(ConnectOutcome::Unreachable);
-                tracing::debug!(endpoint = %at.endpoint(), %error, "cannot connect");
-            }
-        }
-        if source.as_ref().is_some_and(Source::is_gone) {
-            return;
-        }
-        let pause = sleep(backoff.wait(rand::random::<f64>()));
-        tokio::pin!(pause);
-        match &mut source {
-            None => pause.await,
-            Some(source) => {
-                tokio::select! {
-                    () = &mut pause => {}
-                    () = async { source.drained().await; std::future::pending().await } => {}
-                }
-            }
-        }
-    }
-}
-
-async fn open(at: &At) -> io::Result<Stream> {
-    match at.endpoint() {
-        Endpoint::Ipc(path) => UnixStream::connect(path).await.map(Stream::Ipc),
-        Endpoint::Tcp { host, port } => {
-            let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
-            for address in tokio::net::lookup_host((host.as_str(), *port)).await? {
-                let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-                // Before connecting, for the window scale; best effort.
-                let bytes = u32::try_from(at.shared.config.receive_buffer_bytes).unwrap_or(u32::MAX);
-                let _ = socket.set_recv_buffer_size(bytes);
-                match socket.connect(address).await {
-                    Ok(stream) => return Ok(Stream::Tcp(stream)),
-                    Err(error) => failed = error,
-                }
-            }
-            Err(failed)
-        }
-    }
-}
-
-async fn serve(at: &At, stream: Stream, source: &mut Option<Source>) -> LinkEnd {
-    match stream {
-        Stream::Tcp(stream) => {
-            if let Err(error) = tune(&stream) {
-                return error.into();
-            }
-            let (reader, writer) = stream.into_split();
-            serve_halves(at, reader, writer, source).await
-        }
-        Stream::Ipc(stream) => {
-            let (reader, writer) = stream.into_split();
-            serve_halves(at, reader, writer, source).await
-        }
-    }
-}
-
-/// Keepalive finds dead peers of ZMTP 3.0, which know no PING: 10 s idle, then three probes 5 s apart.
-fn tune(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(10))
-        .with_interval(Duration::from_secs(5))
-        .with_retries(3);
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)
-}
-
-async fn serve_halves<R, W>(at: &At, reader: R, writer: W, source: &mut Option<Source>) -> LinkEnd
-where
-    R: AsyncRead + Unpin + Send,
-    W: AsyncWrite + Unpin + Send,
-{
-    let config = at.shared.config;
-    let link = match link::handshake(reader, writer, config.link).await {
-        Ok(link) => link,
-        Err(end) => {
-            at.metrics().connect(ConnectOutcome::Handshake);
-            return end;
-        }
-    };
-    if source.is_none() {
-        match introduce(at).await {
-            Ok(new) => *source = Some(new),
-            Err(end) => {
-                at.metrics().connect(ConnectOutcome::Full);
-                return end;
-            }
-        }
-    }
-    let source = source.as_mut().expect("made above");
-    at.metrics().connect(ConnectOutcome::Ready);
-    tracing::debug!(endpoint = %at.endpoint(), minor = link.minor(), "a bus peer is ready");
-    let _present = Present::new(at);
-    link.run(source).await
-}
-
-/// Makes a source and hands its other end to ingest, which has as long as a peer has for its handshake.
-async fn introduce(at: &At) -> Result<Source, LinkEnd> {
-    let config = at.shared.config;
-    let (source, receiver) = Source::new(&at.shared.wiring, config.per_source_bytes, at.status.clone());
-    match timeout(config.link.handshake, at.shared.wiring.sources.send(receiver)).await {
-        Ok(Ok(())) => {
-            at.shared.wiring.wake.notify_one();
-            Ok(source)
-        }
-        Ok(Err(_)) => Err(LinkEnd::SinkGone),
-        Err(_) => {
-            at.refuse(CAUSE_SOURCES_FULL, &"ingest takes no new source");
-            Err(LinkEnd::SinkGone)
-        }
-    }
-}
-
-/// A peer whose handshake is done, for as long as it lives.
-struct Present {
-    status: Arc<EndpointStatus>,
-    peers: ::metrics::Gauge,
-}
-
-impl Present {
-    fn new(at: &At) -> Self {
-        at.status.peer_came();
-        let peers = at.metrics().peers.clone();
-        peers.increment(1.0);
-        Present { status: at.status.clone(), peers }
-    }
-}
-
-impl Drop for Present {
-    fn drop(&mut self) {
-        self.status.peer_left();
-        self.peers.decrement(1.0);
     }
 }

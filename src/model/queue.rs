@@ -151,7 +151,6 @@ impl SourceSender {
     ///
     /// # Errors
     /// The message itself, unchanged.
-    #[expect(clippy::result_large_err, reason = "the caller keeps the message; a box per refusal would cost more")]
     pub fn try_push(&self, message: SourceMessage) -> Result<(), SourceMessage> {
         let Ok(permit) = self.messages.try_reserve() else { return Err(message) };
         let bytes = message.len_bytes();
@@ -372,5 +371,32 @@ mod tests {
         };
         tokio::join!(tx.room(10), closer);
         assert!(tx.is_closed());
+    }
+
+    #[tokio::test]
+    async fn two_threads_lose_no_message_and_no_wake_up() {
+        let budget = ByteBudget::new(4000);
+        let (tx, mut rx) = source_queue(&budget, 3000, Arc::default());
+        let reader = std::thread::spawn(move || {
+            let mut sizes = Vec::new();
+            while !rx.is_closed() {
+                match rx.try_recv() {
+                    Some(message) => sizes.push(message.body.len()),
+                    None => std::thread::yield_now(),
+                }
+            }
+            sizes
+        });
+        let sizes = || (0..20_000).map(|i| (i * 37) % 400);
+        for bytes in sizes() {
+            let mut waiting = message(bytes);
+            while let Err(back) = tx.try_push(waiting) {
+                tx.room(back.len_bytes()).await;
+                waiting = back;
+            }
+        }
+        drop(tx);
+        assert!(sizes().eq(reader.join().expect("no panic")));
+        assert_eq!(budget.used(), 0);
     }
 }

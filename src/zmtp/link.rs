@@ -163,8 +163,12 @@ where
 /// When a peer is asked for a sign of life, and when it is given up.
 #[derive(Clone, Copy, Debug)]
 enum Life {
-    Heard { ask_at: Instant },
-    Asked { dead_at: Instant },
+    Heard {
+        ask_at: Instant,
+    },
+    Asked {
+        dead_at: Instant,
+    },
     /// A 3.0 peer: TCP keepalive has to do.
     Unknown,
 }

@@ -1,12 +1,12 @@
 //! A running SUB with a hand-driven ingest, and publishers written by hand, for the tests of the bus.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 use bytes::BytesMut;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use std::sync::Arc;
 use std::time::Duration;
 use tickcast::bus::endpoints::{
-    BusHandle, BusListeners, BusTasks, Config, EndpointMetrics, EndpointSpec, Kind, Wiring,
+    BusHandle, BusListeners, BusTasks, Config, EachItem, EndpointMetrics, EndpointSpec, Kind, Wiring,
 };
 use tickcast::model::{ByteBudget, ScopeId, SourceMessage, SourceReceiver};
 use tickcast::zmtp::{Direction, Endpoint, parser};
@@ -24,7 +24,7 @@ pub fn spec(direction: Direction, endpoint: &str) -> EndpointSpec {
 
 pub struct Rig {
     pub handle: BusHandle,
-    pub tasks: BusTasks,
+    tasks: Option<BusTasks>,
     pub budget: Arc<ByteBudget>,
     pub overflow_budget: Arc<ByteBudget>,
     pub sources: Vec<SourceReceiver>,
@@ -51,11 +51,16 @@ impl Rig {
         };
         let listeners = BusListeners::bind(specs, config).expect("free endpoints");
         let (handle, tasks) = listeners.spawn(wiring).expect("a runtime");
+        let tasks = Some(tasks);
         Rig { handle, tasks, budget, overflow_budget, sources: Vec::new(), new_sources, wake, prometheus }
     }
 
     pub fn bound() -> Rig {
         Rig::start(&[spec(Direction::Bind, "tcp://127.0.0.1:0")], quick())
+    }
+
+    pub async fn stop(&mut self) {
+        self.tasks.take().expect("running").stop().await;
     }
 
     pub fn endpoint(&self) -> &Endpoint {
@@ -127,7 +132,7 @@ pub fn quick() -> Config {
 }
 
 /// `X_orders` is lossless, `BATCH` holds `topic=value` lines, all else is market data.
-fn explode(message: &SourceMessage, each: &mut dyn FnMut(Kind, &[u8], &[u8])) {
+fn explode(message: &SourceMessage, each: &mut EachItem<'_>) {
     let mut one = |topic: &[u8], body: &[u8]| {
         each(if topic.ends_with(b"_orders") { Kind::Lossless } else { Kind::MarketData }, topic, body);
     };

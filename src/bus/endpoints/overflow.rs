@@ -230,6 +230,7 @@ const fn cost(topic: usize, payload: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn overflow(bytes_max: usize) -> (Overflow, Arc<ByteBudget>) {
         let budget = ByteBudget::new(1 << 20);
@@ -319,5 +320,53 @@ mod tests {
             let _ = waiting.push(Kind::MarketData, if i % 2 == 0 { b"A" } else { b"B" }, b"1", Micros(i));
         }
         assert!(waiting.recent.len() <= 100 && waiting.order.len() <= 100);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push(Kind, u8, usize),
+        Pop,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let push = |kind, topics, bytes| (0..topics, 0..bytes).prop_map(move |(t, b)| Step::Push(kind, t, b));
+        prop_oneof![6 => push(Kind::MarketData, 8u8, 500usize), 1 => push(Kind::Lossless, 2, 100), 3 => Just(Step::Pop)]
+    }
+
+    proptest! {
+        /// Against a plain list: what leaves is the newest of its topic, no topic leaves twice without a push between,
+        /// lossless messages leave in order, and no byte beyond the bound is ever held.
+        #[test]
+        fn whatever_is_pushed_the_newest_leaves_and_the_bound_holds(steps in prop::collection::vec(step(), 0..300)) {
+            let (mut waiting, budget) = overflow(2500);
+            let mut newest = std::collections::HashMap::new();
+            let mut lossless = VecDeque::new();
+            for (now, step) in steps.into_iter().enumerate() {
+                let now = Micros(now as u64);
+                match step {
+                    Step::Push(kind, topic, bytes) => {
+                        let kept = waiting.push(kind, &[topic], &vec![0; bytes], now);
+                        match (kind, kept) {
+                            (Kind::MarketData, Kept::Waiting | Kept::Merged) => drop(newest.insert(topic, now)),
+                            (Kind::MarketData, _) => drop(newest.remove(&topic)),
+                            (Kind::Lossless, Kept::Waiting) => lossless.push_back(now),
+                            (Kind::Lossless, kept) => prop_assert_eq!(kept, Kept::Flood),
+                        }
+                    }
+                    Step::Pop => {
+                        let Some(message) = waiting.front() else { continue };
+                        waiting.pop_front();
+                        match lossless.pop_front() {
+                            Some(first) => prop_assert_eq!(message.t_recv, first),
+                            None => prop_assert_eq!(newest.remove(&message.topic[0]), Some(message.t_recv)),
+                        }
+                    }
+                }
+                prop_assert!(budget.used() <= 2500);
+                prop_assert_eq!(waiting.is_empty(), waiting.front().is_none());
+            }
+            drop(waiting);
+            prop_assert_eq!(budget.used(), 0);
+        }
     }
 }

@@ -10,8 +10,13 @@ use super::{Explode, Wiring};
 use crate::model::{Micros, ScopeId, SourceMessage, SourceReceiver, SourceSender, source_queue};
 use crate::zmtp::link::{LinkEnd, Sink};
 use crate::zmtp::parser::Parts;
+use bytes::Bytes;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+
+/// Messages below this many bytes are copied into the queue. A slice pins its whole 64 KiB read chunk, which the
+/// budget does not see; and a chunk that nothing pins is read into again instead of being allocated anew.
+const COPY_BYTES_BELOW: usize = 2048;
 
 pub(super) struct Source {
     queue: SourceSender,
@@ -53,13 +58,13 @@ impl Source {
     fn spill(&mut self, message: &SourceMessage) -> ControlFlow<LinkEnd> {
         let (mut merged, mut dropped, mut flood) = (0, 0, false);
         let (overflow, t_recv) = (&mut self.overflow, message.t_recv);
-        (self.explode)(message, &mut |kind: Kind, topic: &[u8], payload: &[u8]| {
-            match overflow.push(kind, topic, payload, t_recv) {
-                Kept::Waiting => {}
-                Kept::Merged => merged += 1,
-                Kept::Dropped => dropped += 1,
-                Kept::Flood => flood = true,
-            }
+        (self.explode)(message, &mut |kind: Kind, topic: &[u8], payload: &[u8]| match overflow
+            .push(kind, topic, payload, t_recv)
+        {
+            Kept::Waiting => {}
+            Kept::Merged => merged += 1,
+            Kept::Dropped => dropped += 1,
+            Kept::Flood => flood = true,
         });
         dropped += self.overflow.take_evicted();
         self.metrics.merged.increment(merged);
@@ -83,13 +88,17 @@ impl Sink for Source {
             }
             return ControlFlow::Continue(());
         };
-        let message = SourceMessage { topic, body, t_recv: self.t_recv, scope: self.scope };
+        let mut message = SourceMessage { topic, body, t_recv: self.t_recv, scope: self.scope };
         if self.queue.is_closed() {
             return ControlFlow::Break(LinkEnd::SinkGone);
         }
         // What waits in the overflow is older and must stay ahead.
         if !self.overflow.is_empty() {
             return self.spill(&message);
+        }
+        if message.len_bytes() < COPY_BYTES_BELOW {
+            message.topic = Bytes::copy_from_slice(&message.topic);
+            message.body = Bytes::copy_from_slice(&message.body);
         }
         match self.queue.try_push(message) {
             Ok(()) => ControlFlow::Continue(()),

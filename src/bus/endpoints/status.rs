@@ -149,8 +149,7 @@ mod tests {
     const TEN: Duration = Duration::from_secs(10);
 
     fn check(peers: usize, peerless: u64, silence: u64, subscribed: Option<u64>, expected: Option<Quiet>) {
-        let seen =
-            Seen { peers, peerless: Duration::from_secs(peerless), silence: Duration::from_secs(silence) };
+        let seen = Seen { peers, peerless: Duration::from_secs(peerless), silence: Duration::from_secs(silence) };
         assert_eq!(quiet(seen, subscribed.map(Duration::from_secs), TEN), expected, "{seen:?} {subscribed:?}");
     }
 
@@ -177,8 +176,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_and_the_lack_of_peers_are_measured_from_the_last_of_them() {
         let endpoint = "ipc:///x".parse().expect("endpoint");
-        let status =
-            EndpointStatus::new(EndpointSpec { endpoint, direction: Direction::Bind, scope: ScopeId::SHARED });
+        let status = EndpointStatus::new(EndpointSpec { endpoint, direction: Direction::Bind, scope: ScopeId::SHARED });
         tokio::time::advance(TEN).await;
         assert_eq!((status.silence(), status.peerless(), status.peers()), (TEN, TEN, 0));
         status.peer_came();

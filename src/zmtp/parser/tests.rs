@@ -142,7 +142,7 @@ fn impossible_flags_are_refused() {
     after_handshake(b"\x80", Violation::Flags);
     after_handshake(b"\x05\x05\x04PING", Violation::Flags);
     after_handshake(b"\x04\x06\x04PING\0", Violation::Command);
-    after_handshake(b"\x04\x18\x04PING\0\012345678901234567", Violation::Command);
+    after_handshake(b"\x04\x18\x04PING\0\x0012345678901234567", Violation::Command);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! A stale ipc file is unlinked after checking that no one listens on it; ours is removed at drop if it is still ours.
 //! Tests: `tests/bus_peers.rs`.
 
-use crate::zmtp::Endpoint;
+use super::Endpoint;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::io::{self, ErrorKind};
 use std::net::ToSocketAddrs;
@@ -43,13 +43,19 @@ pub enum BindCause {
 }
 
 #[derive(Debug)]
-pub(super) enum Bound {
+/// A bound endpoint, not blocking, not yet on any runtime.
+pub enum Bound {
+    /// Listens on a port.
     Tcp(std::net::TcpListener),
+    /// Listens on a path, with the file that goes when it is dropped.
     Ipc(UnixListener, IpcFile),
 }
 
 /// Binds, and gives the endpoint with its real port.
-pub(super) fn bind(endpoint: &Endpoint, receive_buffer_bytes: usize) -> Result<(Bound, Endpoint), BindCause> {
+///
+/// # Errors
+/// Why it could not be bound.
+pub fn bind(endpoint: &Endpoint, receive_buffer_bytes: usize) -> Result<(Bound, Endpoint), BindCause> {
     match endpoint {
         Endpoint::Tcp { host, port } => {
             let listener = bind_tcp(host, *port, receive_buffer_bytes)?;
@@ -105,7 +111,7 @@ fn bind_ipc(path: &Path) -> Result<UnixListener, BindCause> {
 
 /// The socket file of a bound ipc endpoint.
 #[derive(Debug)]
-pub(super) struct IpcFile {
+pub struct IpcFile {
     path: PathBuf,
     id: (u64, u64),
 }
