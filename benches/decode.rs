@@ -1,6 +1,7 @@
 //! What one tick costs between the bus and the workers: scan, topic, price key, decode and write, per encoding and mode.
 //! Times are per tick except for the scan of a whole batch of 100.
-#![expect(clippy::unwrap_used, missing_docs, reason = "a bench fails loudly")]
+#![expect(clippy::unwrap_used, reason = "a bench fails loudly")]
+#![allow(missing_docs, reason = "criterion's macros make public functions without docs")]
 
 use std::hint::black_box;
 

@@ -140,8 +140,10 @@ pub fn fuzz_payload(bytes: &[u8]) {
         decoded.write_json_mode(mode, &mut out);
         is_json(&out);
     }
-    let levels = decoded.bids().chain(decoded.asks());
-    let _ = (decoded.t_exch(), decoded.age_basis(), levels.map(|l| (l.price_scaled(2), l.quantity())).count());
+    let _ = (decoded.t_exch(), decoded.age_basis(), decoded.price_scaled(Field::Ltp, 2));
+    for level in decoded.bids().chain(decoded.asks()) {
+        let _ = (level.price_scaled(2), level.quantity(), level.orders());
+    }
 }
 
 impl<'a> Decoded<'a> {
@@ -324,9 +326,9 @@ fn micros(time: Number<'_>) -> Option<Micros> {
     // In millionths of the sender's unit, so that Python's float seconds keep their fraction.
     let (millionths, _) = time.decimal()?.scaled_wide(6)?;
     let micros = match millionths / 1_000_000 {
-        ..100_000_000_000 => millionths,
-        ..100_000_000_000_000 => millionths / 1000,
-        ..100_000_000_000_000_000 => millionths / 1_000_000,
+        time if time < 100_000_000_000 => millionths,
+        time if time < 100_000_000_000_000 => millionths / 1000,
+        time if time < 100_000_000_000_000_000 => millionths / 1_000_000,
         _ => millionths / 1_000_000_000,
     };
     u64::try_from(micros).ok().filter(|&t| t > 0).map(Micros)
