@@ -1,4 +1,6 @@
 //! Client formats: the tick frame (hot: once per tick, mode and label), a bulk subscribe, and reading frames.
+//! Orders of magnitude (two shared cores under load, no LTO): 74 ns a tick frame, 1.7 ms for 5000 entries, 0.11 us to
+//! read a 200-byte frame.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
