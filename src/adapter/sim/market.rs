@@ -6,9 +6,9 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 /// Smallest price step, paise.
-pub const TICK_SIZE: i64 = 5;
+pub(super) const TICK_SIZE: i64 = 5;
 /// Levels of depth on each side.
-pub const LEVELS: usize = 5;
+pub(super) const LEVELS: usize = 5;
 
 /// One price level.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -16,6 +16,7 @@ mod tests;
 pub use instruments::{INSTRUMENTS, Kind, Listed};
 pub use market::{Level, SimMarket, SimTick};
 
+use crate::limits::BATCH_ITEMS_MAX;
 use crate::model::{Micros, ScopeId, SourceMessage};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -90,7 +91,7 @@ pub async fn run(config: Config, switch: SimSwitch, mut sink: impl FnMut(SourceM
         let elapsed = last.elapsed().min(CATCH_UP);
         last = Instant::now();
         owed += elapsed.as_secs_f64() * f64::from(config.ticks_per_second);
-        let count = owed as usize;
+        let count = (owed as usize).min(BATCH_ITEMS_MAX);
         owed -= count as f64;
         if switch.is_stopped() {
             return;

@@ -10,6 +10,7 @@ use crate::shards::key::{Call, CallId, Fault, FaultCode, KeyName, Op, retry_dela
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -28,8 +29,12 @@ pub(super) struct Actor {
     rebuilt: u64,
     /// When the adapter goes if nobody comes; set while there is no session.
     linger_until: Option<Instant>,
-    /// Starts that failed since the last success.
+    /// Starts that failed and adapters lost soon after their start, in a row.
     failures: u32,
+    /// Clearings of a kept adapter that failed in a row.
+    uncleared: u32,
+    /// When the adapter became ready.
+    ready_since: Instant,
     pending: HashMap<CallId, Pending>,
     /// Deadlines of pending calls, oldest first; an id that is not pending any more is skipped.
     deadlines: VecDeque<(Instant, CallId)>,
@@ -112,6 +117,8 @@ impl Actor {
             rebuilt: 0,
             linger_until: None,
             failures: 0,
+            uncleared: 0,
+            ready_since: Instant::now(),
             pending: HashMap::new(),
             deadlines: VecDeque::new(),
             late: HashMap::new(),
@@ -343,8 +350,12 @@ impl Actor {
             }
             Stage::Ready { .. } | Stage::Clearing { .. } => {
                 tracing::warn!(user = self.user.0, broker = &*adapter.broker, reason, "adapter lost, replacing it");
-                let again =
-                    Instant::now() + if self.failures == 0 { Default::default() } else { retry_delay(self.failures) };
+                let now = Instant::now();
+                if now - self.ready_since >= STEADY {
+                    self.failures = 0;
+                }
+                // One that dies right after each login must not log in all the time.
+                let again = if self.failures == 0 { now } else { now + retry_delay(self.failures - 1) };
                 self.failures = self.failures.saturating_add(1);
                 self.phase = Phase::Down { fault: None, retry_at: Some(again) };
             }
@@ -369,7 +380,7 @@ impl Actor {
         if outcome.is_ok() {
             tracing::debug!(user = self.user.0, broker = &*adapter.broker, "kept adapter cleared");
             *stage = Stage::Ready { kept: true, clear_at: None };
-            self.failures = 0;
+            self.uncleared = 0;
             self.new_generation();
         } else {
             tracing::warn!(
@@ -378,9 +389,9 @@ impl Actor {
                 cause,
                 "kept adapter not cleared, trying again"
             );
-            *stage = Stage::Ready { kept: true, clear_at: Some(now + retry_delay(self.failures)) };
-            self.failures = self.failures.saturating_add(1);
-            self.send_waiting(now);
+            *stage = Stage::Ready { kept: true, clear_at: Some(now + retry_delay(self.uncleared)) };
+            self.uncleared = self.uncleared.saturating_add(1);
+            self.fail_waiting();
         }
     }
 
@@ -393,7 +404,7 @@ impl Actor {
                 *stage = Stage::Ready { kept: false, clear_at: None };
                 self.all.metrics.started(&adapter.broker, true, now - since);
                 tracing::debug!(user = self.user.0, broker = &*adapter.broker, "adapter connected");
-                self.failures = 0;
+                self.ready_since = now;
                 self.new_generation();
             }
             (Report::ConnectFailed { code, reason }, Stage::Connecting { .. }) => {
@@ -453,13 +464,13 @@ impl Actor {
         }
     }
 
-    /// Calls that came while a clearing failed: they are made again by their deadline's retry.
-    fn send_waiting(&mut self, _now: Instant) {
+    /// Calls that waited for a clearing that has failed are answered with an error: what the broker holds is not known.
+    fn fail_waiting(&mut self) {
         let waiting: Vec<CallId> = self.pending.iter().filter(|(_, p)| p.sent.is_none()).map(|(id, _)| *id).collect();
         for id in waiting {
             let Some(p) = self.pending.remove(&id) else { continue };
             self.handle.pending.fetch_sub(1, Ordering::AcqRel);
-            let text = "The broker is being cleared";
+            let text = "The broker could not be cleared";
             let fault = broker_fault(FaultCode::Broker, self.user, self.broker(), text, "unsubscribe_all failed");
             self.owner.answered(self.user, &p.name, id, Err(fault));
         }
@@ -563,7 +574,9 @@ impl Actor {
 }
 
 /// A start that takes longer than a client waits for `authenticate` is relied upon: the client was told success.
-const ATTACH_WINDOW: std::time::Duration = std::time::Duration::from_secs(3);
+const ATTACH_WINDOW: Duration = Duration::from_secs(3);
+/// An adapter lost after it was ready this long is replaced at once; sooner, with back-off.
+const STEADY: Duration = Duration::from_secs(60);
 
 fn call_op(op: Op) -> CallOp {
     match op {
