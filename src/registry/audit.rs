@@ -9,7 +9,6 @@ use crate::model::{InstrumentRef, Mode, SessionId, UserId};
 use crate::shards::ShardIndex;
 use crate::shards::key::KeyView;
 use std::collections::HashSet;
-use std::hash::BuildHasher;
 
 /// `between` labels of `tickcast_subscription_drift`.
 pub const BETWEEN: [&str; 3] = ["session_registry", "registry_session", "registry_adapter"];

@@ -435,8 +435,7 @@ impl Registry {
             self.metrics.limit_exceeded.increment(1);
             let fault = Fault::new(FaultCode::Limit, "Too many adapter calls are pending for this user");
             let mut next = Effects::default();
-            let fed =
-                self.feed(user, &name, handle, |keys, cx| keys.result(user, &name, call.id, Err(fault), cx, &mut next));
+            let fed = self.feed(&name, handle, |keys, cx| keys.result(user, &name, call.id, Err(fault), cx, &mut next));
             let Some(now) = fed else { return };
             (touched, fx) = (now, next);
         }

@@ -208,7 +208,7 @@ impl Actor {
         let Phase::Down { retry_at, .. } = &self.phase else { return true };
         if desired.sessions == 0 {
             // Nobody is there: keys that still wait for a broker that is gone are forgotten, and so is the user.
-            self.new_generation();
+            self.new_generation(true);
             return !self.owner.retire(self.user, desired.ticket);
         }
         let asked = desired.ticket > self.tried || desired.rebuild > self.rebuilt;
@@ -381,7 +381,7 @@ impl Actor {
             tracing::debug!(user = self.user.0, broker = &*adapter.broker, "kept adapter cleared");
             *stage = Stage::Ready { kept: true, clear_at: None };
             self.uncleared = 0;
-            self.new_generation();
+            self.new_generation(false);
         } else {
             tracing::warn!(
                 user = self.user.0,
@@ -405,7 +405,7 @@ impl Actor {
                 self.all.metrics.started(&adapter.broker, true, now - since);
                 tracing::debug!(user = self.user.0, broker = &*adapter.broker, "adapter connected");
                 self.ready_since = now;
-                self.new_generation();
+                self.new_generation(true);
             }
             (Report::ConnectFailed { code, reason }, Stage::Connecting { .. }) => {
                 let sessions = self.owner.desired(self.user).map_or(0, |d| d.sessions);
@@ -421,7 +421,7 @@ impl Actor {
             }
             (Report::Restored, Stage::Ready { .. }) => {
                 tracing::info!(user = self.user.0, broker = &*adapter.broker, "broker connection is back, replaying");
-                self.new_generation();
+                self.new_generation(false);
             }
             (Report::Lost { reason }, _) => self.adapter_ended(&reason),
             (Report::Disconnected, _) => self.adapter_ended("the adapter disconnected by itself"),
@@ -551,14 +551,14 @@ impl Actor {
 
     /// A new life in which the broker has nothing of ours: calls of the old one are forgotten, and every key makes the
     /// call it needs now.
-    fn new_generation(&mut self) {
+    fn new_generation(&mut self, fresh: bool) {
         self.handle.pending.fetch_sub(self.pending.len(), Ordering::AcqRel);
         self.pending.clear();
         self.deadlines.clear();
         self.late.clear();
         self.next_scan = None;
         self.handle.generation.fetch_add(1, Ordering::AcqRel);
-        self.owner.reset(self.user);
+        self.owner.reset(self.user, fresh);
     }
 
     fn generation(&self) -> u64 {
