@@ -7,7 +7,9 @@
 //!
 //! Why the numbers live here and not in a `metrics::Histogram`: a shared handle costs 26 to 106 ns a sample and keeps
 //! 16 bytes of it until drained. [`LockStats`] is written only by the holder (plain load and store, no atomic
-//! read-modify-write) and read without the lock by `metrics.rs`, which hands the differences over once a second.
+//! read-modify-write) and read without the lock by `metrics.rs`, which hands the differences over once a second. Measured
+//! (`benches/shards.rs`, 2 shared cores): bare mutex 7 ns, this one 76 to 86 ns, nearly all of it two clock reads of 36 to
+//! 48 ns. Sampling holds would halve that and miss the one long hold that matters, so every hold is measured.
 //!
 //! Poison: a panic inside a closure is our bug and may leave a table half changed. Everybody who comes after panics
 //! too: a restart with empty tables is better than prices under wrong names. Tests: below, and `tests/model.rs`.

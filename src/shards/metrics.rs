@@ -147,3 +147,64 @@ fn describe() {
     describe_counter!("tickcast_shard_ticks_total", "Ticks that one shard took, refused ones included");
     describe_gauge!("tickcast_shard_subscriptions", "Pins that keys hold on one shard's streams");
 }
+
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests {
+    use super::*;
+    use crate::model::{InstrumentRef, ScopeId};
+    use crate::shards::{Config, ShardIndex, TimedLock};
+    use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+    use std::time::Duration;
+
+    /// The value of the series that begins with `series`.
+    fn value(text: &str, series: &str) -> f64 {
+        let line = text.lines().find(|l| l.starts_with(series)).unwrap_or_else(|| panic!("no {series} in\n{text}"));
+        line.rsplit(' ').next().and_then(|v| v.parse().ok()).expect("a number")
+    }
+
+    #[test]
+    fn what_is_scraped_is_what_happened_and_nothing_is_published_twice() {
+        let mut builder = PrometheusBuilder::new();
+        for (name, edges) in [LOCK_WAIT_BUCKETS, LOCK_HOLD_BUCKETS] {
+            builder = builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), edges).unwrap();
+        }
+        let recorder = builder.build_recorder();
+        let handle = recorder.handle();
+        let shards = Shards::new(&Config { shards: 2, ..Config::default() });
+        let users = TimedLock::new(LockName::User, None, Duration::MAX, ());
+        let mut metrics = metrics::with_local_recorder(&recorder, || Metrics::register(&shards));
+        metrics.watch(users.stats().clone());
+        for round in 1..=3 {
+            users.with(|()| std::hint::black_box((0..20_000).sum::<u64>()));
+            metrics.publish(&shards);
+            let text = handle.render();
+            let hold = users.stats().hold();
+            assert_eq!(value(&text, "tickcast_lock_hold_seconds_count{lock=\"user\"}"), f64::from(round));
+            let sum_ns: u64 = (0..BUCKETS).map(|i| hold.read(i).1).sum();
+            let sum = value(&text, "tickcast_lock_hold_seconds_sum{lock=\"user\"}");
+            assert!((sum - sum_ns as f64 / 1e9).abs() < 1e-8, "{sum} for {sum_ns} ns");
+            assert_eq!(
+                value(&text, "tickcast_lock_wait_seconds_bucket{lock=\"user\",le=\"0.00000025\"}"),
+                f64::from(round)
+            );
+            assert_eq!(value(&text, "tickcast_lock_acquisitions_total{lock=\"user\"}"), f64::from(round));
+            for edge in ["0.001", "0.05", "0.1"] {
+                value(&text, &format!("tickcast_lock_wait_seconds_bucket{{lock=\"subscription\",le=\"{edge}\"}}"));
+            }
+        }
+        let pin = |symbol| {
+            shards
+                .with(ShardIndex(1), |s| s.streams.pin(ScopeId::SHARED, InstrumentRef { venue: "NSE", symbol }))
+                .unwrap()
+        };
+        pin("SBIN");
+        pin("TCS");
+        metrics.publish(&shards);
+        let text = handle.render();
+        assert_eq!(value(&text, "tickcast_shard_subscriptions{shard=\"0\"}"), 0.0);
+        assert_eq!(value(&text, "tickcast_shard_subscriptions{shard=\"1\"}"), 2.0);
+        // Publishing itself visits each shard once: three times so far when the fourth was counted, and two pins.
+        assert_eq!(value(&text, "tickcast_shard_lock_acquisitions_total{shard=\"1\"}"), 5.0);
+        assert_eq!(value(&text, "tickcast_shard_lock_contended_total{shard=\"1\"}"), 0.0);
+    }
+}

@@ -53,7 +53,6 @@ pub struct Shard {
 /// All shards.
 pub struct Shards {
     hash: ShardHash,
-    // Boxed one by one so that two neighbours' locks do not share a cache line.
     shards: Box<[Padded]>,
     common: Arc<Common>,
 }
