@@ -489,6 +489,34 @@ async fn a_failed_replay_keeps_the_references_and_is_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_adapter_that_dies_after_each_login_is_replaced_with_back_off() {
+    let w = world();
+    let m = w.attach(1, "asha").await;
+    w.script.otherwise(Play::Die);
+    let _asked = w.ask(&m, 1, "SBIN", Mode::Ltp, 5);
+    sleep(Duration::from_secs(600)).await;
+    w.attach(1, "asha").await;
+    assert!((5..20).contains(&w.script.made()), "{} logins in ten minutes", w.script.made());
+    assert_eq!(w.script.alive_max(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_adapter_that_cannot_log_in_again_is_tried_until_it_can_and_new_subscribes_are_refused_meanwhile() {
+    let w = world();
+    let m = w.attach(1, "asha").await;
+    w.subscribe(&m, 1, "SBIN").await.expect("accepted");
+    w.script.connects([Play::Fail("down".into()), Play::Fail("down".into()), Play::Fail("down".into())]);
+    w.script.report(Report::Lost { reason: "socket closed".into() }).await;
+    w.settle().await;
+    assert_eq!(w.subscribe(&m, 1, "TCS").await.map_err(|e| e.0), Err(FaultCode::Broker));
+    assert_eq!(w.registry.adapter_status(m.user), "disconnected");
+    w.script.until(|s| s.at_broker() == ["NSE:SBIN/LTP"]).await;
+    w.settle().await;
+    assert_eq!((w.script.made(), w.refs("SBIN")), (5, 1));
+    assert_eq!(w.registry.adapter_status(m.user), "connected");
+}
+
+#[tokio::test(start_paused = true)]
 async fn answers_of_an_old_generation_are_ignored() {
     let w = world();
     let m = w.attach(1, "asha").await;
@@ -594,13 +622,21 @@ async fn hard_broker_errors_reach_the_client_with_their_reason_and_attaching_aga
     assert_eq!(connection.fault.code.code(), "BROKER_CONNECTION_ERROR");
     let m = w.attach(1, "asha").await;
     assert_eq!(w.subscribe(&m, 1, "SBIN").await, Ok(5));
+    w.registry.leave_all(&m, session(1), [(nse("SBIN"), Mode::Ltp)]);
+    w.registry.detach(session(1), &m);
     w.script.refuse_broker("nope");
     let none = w.registry.attach(session(2), "bela", Some("nope")).await.expect_err("no kind");
     assert_eq!(none.fault.code.code(), "BROKER_ERROR");
     let none = w.registry.attach(session(3), "cyra", None).await.expect_err("no broker");
     assert_eq!(none.fault.code.code(), "BROKER_ERROR");
     w.registry.detach(session(3), &none.member);
-    assert_eq!(w.registry.user_id("cyra"), None);
+    let bela = w.registry.user_id("bela").expect("attached");
+    let member = Member { user: bela, ..none.member };
+    w.registry.detach(session(2), &member);
+    sleep(Duration::from_secs(11)).await;
+    for user in ["asha", "bela", "cyra"] {
+        w.assert_empty(user).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,6 +9,7 @@ pub mod bus;
 pub mod metrics;
 pub mod publisher;
 pub mod scripted;
+pub mod sim;
 pub mod supervisor;
 
 use crate::shards::key::{CallId, FaultCode, KeyName};

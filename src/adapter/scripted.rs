@@ -151,8 +151,14 @@ impl Script {
         self.report(Report::Connected).await;
     }
 
-    /// Makes the newest adapter say this.
+    /// Makes the newest adapter say this. After [`Report::Restored`] its broker holds nothing.
     pub async fn report(&self, report: Report) {
+        if report == Report::Restored {
+            self.state.send_modify(|s| {
+                let newest = s.made;
+                s.at_broker.remove(&newest);
+            });
+        }
         let sender = {
             let state = self.state.borrow();
             state.reports.get(&state.made).cloned()

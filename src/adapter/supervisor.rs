@@ -167,8 +167,9 @@ pub trait Owner: Send + Sync + 'static {
     fn timed_out(&self, user: UserId, name: &KeyName, call: CallId, fault: Fault);
     /// A call that timed out has succeeded after all.
     fn late_success(&self, user: UserId, name: &KeyName, call: CallId, op: Op, depth: Option<u32>);
-    /// The generation of the user's handle has changed: bring every key to it.
-    fn reset(&self, user: UserId);
+    /// The generation of the user's handle has changed: bring every key to it. `fresh`: no call of an older
+    /// generation can reach the broker any more.
+    fn reset(&self, user: UserId, fresh: bool);
     /// Try again what is due. Whether something still waits.
     fn retry(&self, user: UserId) -> bool;
     /// Forgets the supervisor unless somebody has attached since `ticket`. After `true` the task ends.

@@ -1,11 +1,13 @@
 //! The auditor: do sessions, registry and adapters agree on who holds what?
 //!
 //! It looks at one after the other while they change, so a single disagreement proves nothing: only what two audits in a
-//! row see is drift. Off the tick path; costs a visit of each key and each session's set.
+//! row see is drift. Off the tick path: costs about 0.1 µs and 16 bytes for each reference while it runs, so at a million
+//! references call it from a thread that may be busy for a tenth of a second.
 
 use super::Registry;
 use crate::model::{InstrumentRef, Mode, SessionId, UserId};
-use crate::shards::key::KeyName;
+use crate::shards::ShardIndex;
+use crate::shards::key::KeyView;
 use std::collections::HashSet;
 
 /// `between` labels of `tickcast_subscription_drift`.
@@ -39,18 +41,19 @@ pub struct Held<K> {
     pub keys: K,
 }
 
-type Reference = (UserId, KeyName, SessionId);
-
+/// Disagreements, each as the hash of what it is about: a thousand sessions with a thousand keys make a million
+/// references, too many to keep their names.
 #[derive(Default)]
 struct Suspects {
-    session_registry: HashSet<Reference>,
-    registry_session: HashSet<Reference>,
-    registry_adapter: HashSet<(UserId, Option<KeyName>)>,
+    session_registry: HashSet<u64>,
+    registry_session: HashSet<u64>,
+    registry_adapter: HashSet<u64>,
 }
 
 /// Remembers what looked wrong last time.
 #[derive(Default)]
 pub struct Auditor {
+    hash: ahash::RandomState,
     last: Suspects,
 }
 
@@ -60,29 +63,29 @@ impl Auditor {
     where
         K: IntoIterator<Item = (InstrumentRef<'a>, Mode)>,
     {
+        // What remains here at the end is held by sessions only.
         let mut held = HashSet::new();
         for Held { session, user, keys } in sessions {
-            let name =
-                |(instrument, mode): (InstrumentRef<'_>, Mode)| KeyName { instrument: instrument.to_owned(), mode };
-            held.extend(keys.into_iter().map(|key| (user, name(key), session)));
+            held.extend(keys.into_iter().map(|(i, mode)| self.hash.hash_one((self.key(user, i, mode), session))));
         }
         let links: HashSet<UserId> = registry.links.with(|l| l.all()).into_iter().map(|(user, ..)| user).collect();
         let users: HashSet<UserId> = registry.users.with(|u| u.known()).into_iter().collect();
         let mut now = Suspects::default();
-        let mut counted = HashSet::new();
+        now.registry_adapter.extend(links.difference(&users).map(|user| self.hash.hash_one(user)));
         for index in registry.shards.indexes() {
-            registry.shards.with(index, |shard| {
-                for key in shard.keys.iter() {
-                    if !links.contains(&key.user) {
-                        now.registry_adapter.insert((key.user, Some(key.name.clone())));
-                    }
-                    counted.extend(key.sessions.iter().map(|s| (key.user, key.name.clone(), *s)));
+            for (key, user, sessions) in self.copy(registry, index) {
+                if !links.contains(&user) {
+                    now.registry_adapter.insert(key);
                 }
-            });
+                for session in sessions {
+                    let reference = self.hash.hash_one((key, session));
+                    if !held.remove(&reference) {
+                        now.registry_session.insert(reference);
+                    }
+                }
+            }
         }
-        now.registry_adapter.extend(links.difference(&users).map(|user| (*user, None)));
-        now.session_registry = held.difference(&counted).cloned().collect();
-        now.registry_session = counted.difference(&held).cloned().collect();
+        now.session_registry = held;
         let drift = Drift {
             session_registry: now.session_registry.intersection(&self.last.session_registry).count(),
             registry_session: now.registry_session.intersection(&self.last.registry_session).count(),
@@ -91,5 +94,20 @@ impl Auditor {
         self.last = now;
         registry.metrics.drifted(&drift);
         drift
+    }
+
+    /// The keys of one shard; the lock is held for a hash and a copy of the sessions of each.
+    fn copy(&self, registry: &Registry, index: ShardIndex) -> Vec<(u64, UserId, Vec<SessionId>)> {
+        registry.shards.with(index, |shard| {
+            let keys = shard.keys.iter();
+            let one = |k: KeyView<'_>| {
+                (self.key(k.user, k.name.instrument.as_ref(), k.name.mode), k.user, k.sessions.to_vec())
+            };
+            keys.map(one).collect()
+        })
+    }
+
+    fn key(&self, user: UserId, instrument: InstrumentRef<'_>, mode: Mode) -> u64 {
+        self.hash.hash_one((user, instrument, mode))
     }
 }

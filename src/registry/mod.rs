@@ -284,6 +284,12 @@ impl Registry {
         self.users.with(|users| users.find(user))
     }
 
+    /// All supervisors: user, broker, where the adapter stands. For the console and `feed_status`.
+    pub fn adapters(&self) -> Vec<(UserId, Arc<str>, State)> {
+        let links = self.links.with(|links| links.all());
+        links.into_iter().map(|(user, broker, h)| (user, broker, h.status().borrow().state.clone())).collect()
+    }
+
     /// References by count, over all shards. Takes each shard's lock in turn.
     pub fn counts(&self) -> RefCounts {
         let mut sum = RefCounts::default();
@@ -297,12 +303,9 @@ impl Registry {
     pub fn observe(&self) {
         let (users, _) = self.users.with(|users| users.counts());
         self.metrics.observe(&self.counts(), users);
-        let links = self.links.with(|links| links.all());
-        let states: Vec<_> = links
-            .iter()
-            .filter_map(|(_, broker, handle)| handle.status().borrow().state.label().map(|l| (broker.clone(), l)))
-            .collect();
-        self.supervisors.metrics().observe(states.iter().map(|(b, l)| (&**b, *l)));
+        let adapters = self.adapters();
+        let states = adapters.iter().filter_map(|(_, broker, state)| Some((&**broker, state.label()?)));
+        self.supervisors.metrics().observe(states);
     }
 
     /// Times and counts of the user and adapter locks, for the lock metrics.
@@ -432,8 +435,7 @@ impl Registry {
             self.metrics.limit_exceeded.increment(1);
             let fault = Fault::new(FaultCode::Limit, "Too many adapter calls are pending for this user");
             let mut next = Effects::default();
-            let fed =
-                self.feed(user, &name, handle, |keys, cx| keys.result(user, &name, call.id, Err(fault), cx, &mut next));
+            let fed = self.feed(&name, handle, |keys, cx| keys.result(user, &name, call.id, Err(fault), cx, &mut next));
             let Some(now) = fed else { return };
             (touched, fx) = (now, next);
         }

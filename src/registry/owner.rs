@@ -20,7 +20,6 @@ impl Registry {
     /// Feeds one input to a key and gives its pin back if it is over.
     pub(super) fn feed(
         &self,
-        user: UserId,
         name: &KeyName,
         handle: Option<&Handle>,
         input: impl FnOnce(&mut KeyTable, &Context<'_>) -> Option<Touched>,
@@ -33,7 +32,6 @@ impl Registry {
             if touched.over {
                 shard.streams.unpin(touched.stream);
             }
-            debug_assert!(user.0 > 0, "ids start at 1");
             Some(touched)
         })
     }
@@ -51,8 +49,7 @@ impl Owner for Registry {
     fn answered(&self, user: UserId, name: &KeyName, call: CallId, outcome: Result<Option<u32>, Fault>) {
         let handle = self.links.with(|links| links.handle(user));
         let mut fx = Effects::default();
-        let fed =
-            self.feed(user, name, handle.as_deref(), |keys, cx| keys.result(user, name, call, outcome, cx, &mut fx));
+        let fed = self.feed(name, handle.as_deref(), |keys, cx| keys.result(user, name, call, outcome, cx, &mut fx));
         if let Some(touched) = fed {
             self.act(user, handle.as_deref(), name.clone(), touched, fx);
         }
@@ -61,8 +58,7 @@ impl Owner for Registry {
     fn timed_out(&self, user: UserId, name: &KeyName, call: CallId, fault: Fault) {
         let handle = self.links.with(|links| links.handle(user));
         let mut fx = Effects::default();
-        let fed =
-            self.feed(user, name, handle.as_deref(), |keys, cx| keys.timeout(user, name, call, fault, cx, &mut fx));
+        let fed = self.feed(name, handle.as_deref(), |keys, cx| keys.timeout(user, name, call, fault, cx, &mut fx));
         if let Some(touched) = fed {
             self.act(user, handle.as_deref(), name.clone(), touched, fx);
         }
@@ -96,9 +92,9 @@ impl Owner for Registry {
         }
     }
 
-    fn reset(&self, user: UserId) {
+    fn reset(&self, user: UserId, fresh: bool) {
         self.sweep(user, |keys, cx, found| {
-            keys.reset_user(user, cx, |name, touched, fx| found.push((name.clone(), touched, fx)));
+            keys.reset_user(user, fresh, cx, |name, touched, fx| found.push((name.clone(), touched, fx)));
             false
         });
     }

@@ -10,6 +10,7 @@ use crate::shards::key::{Call, CallId, Fault, FaultCode, KeyName, Op, retry_dela
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -28,8 +29,12 @@ pub(super) struct Actor {
     rebuilt: u64,
     /// When the adapter goes if nobody comes; set while there is no session.
     linger_until: Option<Instant>,
-    /// Starts that failed since the last success.
+    /// Starts that failed and adapters lost soon after their start, in a row.
     failures: u32,
+    /// Clearings of a kept adapter that failed in a row.
+    uncleared: u32,
+    /// When the adapter became ready.
+    ready_since: Instant,
     pending: HashMap<CallId, Pending>,
     /// Deadlines of pending calls, oldest first; an id that is not pending any more is skipped.
     deadlines: VecDeque<(Instant, CallId)>,
@@ -112,6 +117,8 @@ impl Actor {
             rebuilt: 0,
             linger_until: None,
             failures: 0,
+            uncleared: 0,
+            ready_since: Instant::now(),
             pending: HashMap::new(),
             deadlines: VecDeque::new(),
             late: HashMap::new(),
@@ -201,7 +208,7 @@ impl Actor {
         let Phase::Down { retry_at, .. } = &self.phase else { return true };
         if desired.sessions == 0 {
             // Nobody is there: keys that still wait for a broker that is gone are forgotten, and so is the user.
-            self.new_generation();
+            self.new_generation(true);
             return !self.owner.retire(self.user, desired.ticket);
         }
         let asked = desired.ticket > self.tried || desired.rebuild > self.rebuilt;
@@ -343,8 +350,12 @@ impl Actor {
             }
             Stage::Ready { .. } | Stage::Clearing { .. } => {
                 tracing::warn!(user = self.user.0, broker = &*adapter.broker, reason, "adapter lost, replacing it");
-                let again =
-                    Instant::now() + if self.failures == 0 { Default::default() } else { retry_delay(self.failures) };
+                let now = Instant::now();
+                if now - self.ready_since >= STEADY {
+                    self.failures = 0;
+                }
+                // One that dies right after each login must not log in all the time.
+                let again = if self.failures == 0 { now } else { now + retry_delay(self.failures - 1) };
                 self.failures = self.failures.saturating_add(1);
                 self.phase = Phase::Down { fault: None, retry_at: Some(again) };
             }
@@ -369,8 +380,8 @@ impl Actor {
         if outcome.is_ok() {
             tracing::debug!(user = self.user.0, broker = &*adapter.broker, "kept adapter cleared");
             *stage = Stage::Ready { kept: true, clear_at: None };
-            self.failures = 0;
-            self.new_generation();
+            self.uncleared = 0;
+            self.new_generation(false);
         } else {
             tracing::warn!(
                 user = self.user.0,
@@ -378,9 +389,9 @@ impl Actor {
                 cause,
                 "kept adapter not cleared, trying again"
             );
-            *stage = Stage::Ready { kept: true, clear_at: Some(now + retry_delay(self.failures)) };
-            self.failures = self.failures.saturating_add(1);
-            self.send_waiting(now);
+            *stage = Stage::Ready { kept: true, clear_at: Some(now + retry_delay(self.uncleared)) };
+            self.uncleared = self.uncleared.saturating_add(1);
+            self.fail_waiting();
         }
     }
 
@@ -393,8 +404,8 @@ impl Actor {
                 *stage = Stage::Ready { kept: false, clear_at: None };
                 self.all.metrics.started(&adapter.broker, true, now - since);
                 tracing::debug!(user = self.user.0, broker = &*adapter.broker, "adapter connected");
-                self.failures = 0;
-                self.new_generation();
+                self.ready_since = now;
+                self.new_generation(true);
             }
             (Report::ConnectFailed { code, reason }, Stage::Connecting { .. }) => {
                 let sessions = self.owner.desired(self.user).map_or(0, |d| d.sessions);
@@ -410,7 +421,7 @@ impl Actor {
             }
             (Report::Restored, Stage::Ready { .. }) => {
                 tracing::info!(user = self.user.0, broker = &*adapter.broker, "broker connection is back, replaying");
-                self.new_generation();
+                self.new_generation(false);
             }
             (Report::Lost { reason }, _) => self.adapter_ended(&reason),
             (Report::Disconnected, _) => self.adapter_ended("the adapter disconnected by itself"),
@@ -453,13 +464,13 @@ impl Actor {
         }
     }
 
-    /// Calls that came while a clearing failed: they are made again by their deadline's retry.
-    fn send_waiting(&mut self, _now: Instant) {
+    /// Calls that waited for a clearing that has failed are answered with an error: what the broker holds is not known.
+    fn fail_waiting(&mut self) {
         let waiting: Vec<CallId> = self.pending.iter().filter(|(_, p)| p.sent.is_none()).map(|(id, _)| *id).collect();
         for id in waiting {
             let Some(p) = self.pending.remove(&id) else { continue };
             self.handle.pending.fetch_sub(1, Ordering::AcqRel);
-            let text = "The broker is being cleared";
+            let text = "The broker could not be cleared";
             let fault = broker_fault(FaultCode::Broker, self.user, self.broker(), text, "unsubscribe_all failed");
             self.owner.answered(self.user, &p.name, id, Err(fault));
         }
@@ -540,14 +551,14 @@ impl Actor {
 
     /// A new life in which the broker has nothing of ours: calls of the old one are forgotten, and every key makes the
     /// call it needs now.
-    fn new_generation(&mut self) {
+    fn new_generation(&mut self, fresh: bool) {
         self.handle.pending.fetch_sub(self.pending.len(), Ordering::AcqRel);
         self.pending.clear();
         self.deadlines.clear();
         self.late.clear();
         self.next_scan = None;
         self.handle.generation.fetch_add(1, Ordering::AcqRel);
-        self.owner.reset(self.user);
+        self.owner.reset(self.user, fresh);
     }
 
     fn generation(&self) -> u64 {
@@ -563,7 +574,9 @@ impl Actor {
 }
 
 /// A start that takes longer than a client waits for `authenticate` is relied upon: the client was told success.
-const ATTACH_WINDOW: std::time::Duration = std::time::Duration::from_secs(3);
+const ATTACH_WINDOW: Duration = Duration::from_secs(3);
+/// An adapter lost after it was ready this long is replaced at once; sooner, with back-off.
+const STEADY: Duration = Duration::from_secs(60);
 
 fn call_op(op: Op) -> CallOp {
     match op {

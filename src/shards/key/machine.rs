@@ -420,23 +420,26 @@ impl<W> Key<W> {
     }
 
     /// The adapter has a new life (`cx.generation`), in which the broker has nothing: what is wanted is subscribed
-    /// anew, in mode and depth. Whoever waits for a call of the old life waits for the new one. A key that
-    /// belongs to the new life already is left alone.
-    pub fn reset(&mut self, cx: &Context<'_>, fx: &mut Effects<W>) {
+    /// anew, in mode and depth. Whoever waits for a call of the old life waits for the new one. Unless the adapter itself
+    /// is `fresh`, a call of the old life may still reach the broker, so what nobody wants is let go once more. A key
+    /// that belongs to the new life already is left alone.
+    pub fn reset(&mut self, fresh: bool, cx: &Context<'_>, fx: &mut Effects<W>) {
         if self.generation == cx.generation {
             return;
         }
         self.generation = cx.generation;
+        self.doubtful = !fresh && !matches!(self.actual, Actual::Absent | Actual::Live { .. });
         self.actual = Actual::Absent;
-        self.doubtful = false;
         self.unsubscribed = None;
         self.attempts = 0;
         self.retry_at = None;
-        if !self.leavers.is_empty() {
-            self.let_go(fx);
-        }
         if !self.wanted.is_empty() {
+            self.tell_leavers(&Told::Gone, fx);
             self.start_subscribe(cx, fx);
+        } else if self.doubtful {
+            self.start_unsubscribe(cx, fx);
+        } else {
+            self.let_go(fx);
         }
     }
 

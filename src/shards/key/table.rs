@@ -233,8 +233,14 @@ impl<W> KeyTable<W> {
     }
 
     /// [`Key::reset`] for every key of `user`.
-    pub fn reset_user(&mut self, user: UserId, cx: &Context<'_>, act: impl FnMut(&KeyName, Touched, Effects<W>)) {
-        self.each(user, act, |key, fx| key.reset(cx, fx));
+    pub fn reset_user(
+        &mut self,
+        user: UserId,
+        fresh: bool,
+        cx: &Context<'_>,
+        act: impl FnMut(&KeyName, Touched, Effects<W>),
+    ) {
+        self.each(user, act, |key, fx| key.reset(fresh, cx, fx));
     }
 
     /// All keys of the shard, in no order.

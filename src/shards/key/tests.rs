@@ -137,12 +137,16 @@ impl World {
         }
     }
 
-    fn reset(&mut self) {
+    /// The broker forgets everything. Unless the adapter is fresh, the call in flight may still reach it.
+    fn reset(&mut self, fresh: bool, straggles: bool) {
         self.generation += 1;
         self.at_broker = false;
-        self.in_flight = None;
+        let straggler = self.in_flight.take().filter(|_| straggles && !fresh);
+        if let Some((_, op)) = straggler {
+            self.execute(op);
+        }
         self.given_up.clear();
-        self.feed(|k, cx, fx| k.reset(cx, fx));
+        self.feed(|k, cx, fx| k.reset(fresh, cx, fx));
     }
 
     fn wait(&mut self, d: Duration) {
@@ -193,7 +197,7 @@ fn actual_comes_to_equal_wanted_under_any_churn_and_everybody_is_told_once() {
                         16 => w.late(rng.random_range(0..8), true),
                         17 => w.late(0, false),
                         18 => w.wait(Duration::from_millis(rng.random_range(0..5000))),
-                        _ if rng.random_range(0..4) == 0 => w.reset(),
+                        _ if rng.random_range(0..4) == 0 => w.reset(rng.random_bool(0.5), rng.random_bool(0.5)),
                         _ => {}
                     }
                     w.check();
