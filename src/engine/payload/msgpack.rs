@@ -374,7 +374,7 @@ fn write_scalar(head: Head<'_>, rescale: Option<Rescale<'_>>, out: &mut Vec<u8>)
 /// Appends `text` as a JSON string; what is not ASCII stays as it is.
 fn write_text(text: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> {
     // Without an early exit this becomes vector code; nearly all text of ticks is plain.
-    let is_plain = !text.iter().fold(false, |odd, &b| odd | (b < 0x20) | (b >= 0x80) | (b == b'"') | (b == b'\\'));
+    let is_plain = !text.iter().fold(false, |odd, &b| odd | !(0x20..0x80).contains(&b) | (b == b'"') | (b == b'\\'));
     if is_plain {
         out.push(b'"');
         out.extend_from_slice(text);
