@@ -362,7 +362,7 @@ fn write_scalar(head: Head<'_>, rescale: Option<Rescale<'_>>, out: &mut Vec<u8>)
     match head {
         Head::Bool(true) => out.extend_from_slice(b"true"),
         Head::Bool(false) => out.extend_from_slice(b"false"),
-        Head::Str(text) => write_text(std::str::from_utf8(text).map_err(|_| DecodeError::NotText)?, out),
+        Head::Str(text) => write_text(text, out)?,
         head => match number_of(head) {
             Some(number) => number.write_json(out),
             None => out.extend_from_slice(b"null"),
@@ -372,9 +372,17 @@ fn write_scalar(head: Head<'_>, rescale: Option<Rescale<'_>>, out: &mut Vec<u8>)
 }
 
 /// Appends `text` as a JSON string; what is not ASCII stays as it is.
-fn write_text(text: &str, out: &mut Vec<u8>) {
+fn write_text(text: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> {
+    // Without an early exit this becomes vector code; nearly all text of ticks is plain.
+    let is_plain = !text.iter().fold(false, |odd, &b| odd | !(0x20..0x80).contains(&b) | (b == b'"') | (b == b'\\'));
+    if is_plain {
+        out.push(b'"');
+        out.extend_from_slice(text);
+        out.push(b'"');
+        return Ok(());
+    }
+    let mut rest = std::str::from_utf8(text).map_err(|_| DecodeError::NotText)?.as_bytes();
     out.push(b'"');
-    let mut rest = text.as_bytes();
     while let Some(at) = rest.iter().position(|&b| b < 0x20 || b == b'"' || b == b'\\') {
         out.extend_from_slice(&rest[..at]);
         match rest[at] {
@@ -393,6 +401,7 @@ fn write_text(text: &str, out: &mut Vec<u8>) {
     }
     out.extend_from_slice(rest);
     out.push(b'"');
+    Ok(())
 }
 
 fn number_of(head: Head<'_>) -> Option<Number<'_>> {
