@@ -1,1 +1,285 @@
-//! (written with its room)
+//! Outbox: what one session still has to be sent, in lanes.
+//!
+//! In: ready-made control frames, spans of encoded batches, and, while the session is behind, marks. Out: bytes in order, to the
+//! worker that owns the socket. Lanes, first to last: the rest of a frame already begun; control (replies, pongs, orders, close:
+//! never merged or dropped); ticks. A session is *behind* from the moment the kernel refused bytes until nothing is left; only
+//! then ticks become marks, one per frame key, so its memory is bounded by its subscriptions.
+//! Knows nothing of sockets, formats or market rules. `K` is the worker's frame key. Tests: below and in `engine`.
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+use std::collections::VecDeque;
+use std::hash::Hash;
+use std::time::Instant;
+
+/// A run of frames of one batch, all of them for this session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The worker's number of the batch.
+    pub batch: u64,
+    /// First byte in its slab.
+    pub start: u32,
+    /// One past the last byte.
+    pub end: u32,
+    /// Frames in the run.
+    pub frames: u32,
+}
+
+/// What became of a message pushed to the lossless lane.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Push {
+    /// It waits its turn.
+    Queued,
+    /// The lane is full: the session must be closed.
+    Overflow,
+}
+
+/// The lanes of one session.
+#[derive(Debug)]
+pub struct Outbox<K> {
+    /// What the kernel left over of a frame already begun.
+    partial: Vec<u8>,
+    control: VecDeque<Bytes>,
+    control_bytes: usize,
+    spans: SmallVec<[Span; 2]>,
+    behind: Option<Box<Behind<K>>>,
+}
+
+/// State that a session has only while it is behind.
+#[derive(Debug)]
+struct Behind<K> {
+    since: Instant,
+    /// When the lossless lane last moved.
+    progress: Instant,
+    /// First unsent sequence number per frame key.
+    marks: HashMap<K, u64, ahash::RandomState>,
+    order: VecDeque<K>,
+}
+
+impl<K> Default for Outbox<K> {
+    fn default() -> Self {
+        Outbox {
+            partial: Vec::new(),
+            control: VecDeque::new(),
+            control_bytes: 0,
+            spans: SmallVec::new(),
+            behind: None,
+        }
+    }
+}
+
+impl<K: Copy + Eq + Hash> Outbox<K> {
+    /// Adds one whole frame to the lossless lane of at most `bytes_max` bytes; an empty lane takes one larger message.
+    pub fn push_control(&mut self, frame: Bytes, bytes_max: usize) -> Push {
+        if !self.control.is_empty() && self.control_bytes + frame.len() > bytes_max {
+            return Push::Overflow;
+        }
+        self.push_goodbye(frame);
+        Push::Queued
+    }
+
+    /// Adds a frame whatever the lane holds: the Close frame of a session that overflowed.
+    pub fn push_goodbye(&mut self, frame: Bytes) {
+        self.control_bytes += frame.len();
+        self.control.push_back(frame);
+    }
+
+    /// Adds one frame of a batch to the ticks of the coming flush; neighbours in the slab become one span.
+    pub fn push_frame(&mut self, batch: u64, start: u32, end: u32) {
+        if let Some(last) = self.spans.last_mut()
+            && last.batch == batch
+            && last.end == start
+        {
+            last.end = end;
+            last.frames += 1;
+            return;
+        }
+        self.spans.push(Span { batch, start, end, frames: 1 });
+    }
+
+    /// Remembers that a tick of `key` with number `seq` is unsent. True when the mark is new, false when an older unsent tick is
+    /// thereby merged. Only for a session that is behind.
+    pub fn mark(&mut self, key: K, seq: u64) -> bool {
+        let behind = self.behind.as_mut().expect("marks are made only while behind");
+        match behind.marks.entry(key) {
+            hashbrown::hash_map::Entry::Occupied(_) => false,
+            hashbrown::hash_map::Entry::Vacant(free) => {
+                free.insert(seq);
+                behind.order.push_back(key);
+                true
+            }
+        }
+    }
+
+    /// Forgets the mark of `key`; true when there was one.
+    pub fn unmark(&mut self, key: K) -> bool {
+        self.behind.as_mut().is_some_and(|b| b.marks.remove(&key).is_some())
+    }
+
+    /// The next marked key, oldest first; its mark is removed.
+    pub fn next_mark(&mut self) -> Option<K> {
+        let behind = self.behind.as_mut()?;
+        while let Some(key) = behind.order.pop_front() {
+            if behind.marks.remove(&key).is_some() {
+                return Some(key);
+            }
+        }
+        None
+    }
+
+    /// Puts a key taken by [`next_mark`](Self::next_mark) back, in front.
+    pub fn return_mark(&mut self, key: K, seq: u64) {
+        let behind = self.behind.as_mut().expect("marks exist only while behind");
+        behind.marks.insert(key, seq);
+        behind.order.push_front(key);
+    }
+
+    /// The kernel refused bytes: from now on ticks are marks.
+    pub fn fall_behind(&mut self, now: Instant) {
+        if self.behind.is_none() {
+            self.behind =
+                Some(Box::new(Behind { since: now, progress: now, marks: HashMap::default(), order: VecDeque::new() }));
+        }
+    }
+
+    /// Nothing is left over: returns since when it had been behind.
+    pub fn catch_up(&mut self) -> Option<Instant> {
+        debug_assert!(self.partial.is_empty() && self.control.is_empty(), "behind while anything is left over");
+        self.partial = Vec::new();
+        self.behind.take().map(|b| b.since)
+    }
+
+    /// Whether the session is behind.
+    pub fn is_behind(&self) -> bool {
+        self.behind.is_some()
+    }
+
+    /// Since when it is behind.
+    pub fn behind_since(&self) -> Option<Instant> {
+        self.behind.as_ref().map(|b| b.since)
+    }
+
+    /// When the kernel last took bytes, for a session that is behind with something lossless to send.
+    pub fn stalled_since(&self) -> Option<Instant> {
+        self.behind.as_ref().filter(|_| !self.control.is_empty()).map(|b| b.progress)
+    }
+
+    /// The kernel took bytes.
+    pub fn progressed(&mut self, now: Instant) {
+        if let Some(behind) = &mut self.behind {
+            behind.progress = now;
+        }
+    }
+
+    /// Ticks of the coming flush.
+    pub fn spans(&self) -> &[Span] {
+        &self.spans
+    }
+
+    /// Takes the ticks of the coming flush.
+    pub fn take_spans(&mut self) -> SmallVec<[Span; 2]> {
+        std::mem::take(&mut self.spans)
+    }
+
+    /// Control frames, first to last.
+    pub fn control(&self) -> impl Iterator<Item = &Bytes> {
+        self.control.iter()
+    }
+
+    /// Whether the lossless lane is empty.
+    pub fn control_is_empty(&self) -> bool {
+        self.control.is_empty()
+    }
+
+    /// Removes the first control frame, which is in the kernel or has become [`partial`](Self::partial).
+    pub fn pop_control(&mut self) -> Option<Bytes> {
+        let frame = self.control.pop_front()?;
+        self.control_bytes -= frame.len();
+        if self.control.is_empty() {
+            // Idle sessions hold no buffer.
+            self.control = VecDeque::new();
+        }
+        Some(frame)
+    }
+
+    /// The rest of the frame already begun.
+    pub fn partial(&self) -> &[u8] {
+        &self.partial
+    }
+
+    /// Replaces the rest of the frame already begun.
+    pub fn set_partial(&mut self, rest: &[u8]) {
+        self.partial.clear();
+        self.partial.extend_from_slice(rest);
+    }
+
+    /// The kernel took the first `n` bytes of the partial frame.
+    pub fn advance_partial(&mut self, n: usize) {
+        self.partial.drain(..n);
+    }
+
+    /// Bytes that wait here: left-over and lossless lane. Marks hold none.
+    pub fn bytes(&self) -> usize {
+        self.partial.len() + self.control_bytes
+    }
+
+    /// Keys with an unsent tick.
+    pub fn marks_len(&self) -> usize {
+        self.behind.as_ref().map_or(0, |b| b.marks.len())
+    }
+
+    /// Drops every tick that has not begun; returns the marked keys.
+    pub fn clear_ticks(&mut self) -> Vec<K> {
+        self.spans = SmallVec::new();
+        match &mut self.behind {
+            Some(behind) => {
+                behind.order.clear();
+                behind.marks.drain().map(|(key, _)| key).collect()
+            }
+            None => Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbouring_frames_become_one_span() {
+        let mut outbox = Outbox::<u32>::default();
+        outbox.push_frame(7, 0, 10);
+        outbox.push_frame(7, 10, 25);
+        outbox.push_frame(7, 30, 40);
+        outbox.push_frame(8, 40, 50);
+        let seen: Vec<_> = outbox.spans().iter().map(|s| (s.batch, s.start, s.end, s.frames)).collect();
+        assert_eq!(seen, [(7, 0, 25, 2), (7, 30, 40, 1), (8, 40, 50, 1)]);
+    }
+
+    #[test]
+    fn the_lossless_lane_overflows_but_takes_one_large_message_when_empty() {
+        let mut outbox = Outbox::<u32>::default();
+        assert_eq!(outbox.push_control(Bytes::from(vec![0; 100]), 10), Push::Queued);
+        assert_eq!(outbox.push_control(Bytes::from_static(b"x"), 10), Push::Overflow);
+        assert_eq!(outbox.bytes(), 100);
+        assert!(outbox.pop_control().is_some());
+        assert_eq!(outbox.bytes(), 0);
+    }
+
+    #[test]
+    fn a_session_behind_holds_one_mark_a_key_in_the_order_they_fell_due() {
+        let mut outbox = Outbox::<u32>::default();
+        outbox.fall_behind(Instant::now());
+        assert!(outbox.mark(1, 10));
+        assert!(outbox.mark(2, 20));
+        assert!(!outbox.mark(1, 11), "an older tick was unsent: merged");
+        assert_eq!(outbox.marks_len(), 2);
+        assert!(outbox.unmark(2));
+        assert_eq!(outbox.next_mark(), Some(1));
+        assert_eq!(outbox.next_mark(), None);
+        assert!(outbox.catch_up().is_some());
+        assert!(!outbox.is_behind());
+    }
+}
