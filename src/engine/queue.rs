@@ -1,0 +1,252 @@
+//! Ingest → worker: a bounded queue of batches that ingest never waits for.
+//!
+//! In: `Arc<EncodedBatch>`, at most [`WORKER_QUEUE_BATCHES_MAX`] of them or `bytes_max` bytes. Full: [`TickSender`] keeps the
+//! newest frame per key for that worker, counts what was replaced, and hands over one conflated batch as soon as there is room;
+//! order per key holds, since nothing overtakes the backlog. Lossless messages have their own queue ([`Control`]).
+//! Tests: below.
+
+use super::batch::{EncodedBatch, FrameKey};
+use crate::model::{Instrument, Mode, SessionId, UserId};
+use crate::limits::WORKER_QUEUE_BATCHES_MAX;
+use hashbrown::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+/// Makes the two ends; `room` is notified when a full queue has been emptied.
+pub fn tick_queue(bytes_max: usize, room: Arc<Notify>) -> (TickSender, TickReceiver) {
+    let (tx, rx) = mpsc::channel(WORKER_QUEUE_BATCHES_MAX);
+    let shared = Arc::new(Shared { bytes: AtomicUsize::new(0), starved: AtomicBool::new(false), room });
+    let sender = TickSender { tx, shared: Arc::clone(&shared), bytes_max, backlog: HashMap::default(), backlog_since: None };
+    (sender, TickReceiver { rx, shared })
+}
+
+struct Shared {
+    /// Bytes of the batches in the queue; a batch that several workers share counts once for each.
+    bytes: AtomicUsize,
+    /// Ingest holds a backlog and wants to hear of room.
+    starved: AtomicBool,
+    room: Arc<Notify>,
+}
+
+struct Kept {
+    seq: u64,
+    bytes: Box<[u8]>,
+    /// Keeps the backlog in the order in which its keys were first refused.
+    order: u64,
+}
+
+/// Ingest's end for one worker.
+pub struct TickSender {
+    tx: mpsc::Sender<Arc<EncodedBatch>>,
+    shared: Arc<Shared>,
+    bytes_max: usize,
+    /// Newest frame per key that the worker had no room for; bounded by what is subscribed.
+    backlog: HashMap<FrameKey, Kept, ahash::RandomState>,
+    backlog_since: Option<(crate::model::Micros, Instant)>,
+}
+
+impl TickSender {
+    /// Queues `batch` for the worker whose bitmap bit is `bit`, or conflates it. Returns how many ticks were replaced by newer ones.
+    pub fn push(&mut self, batch: &Arc<EncodedBatch>, bit: u64) -> u64 {
+        self.retry(bit);
+        if self.backlog.is_empty() && self.try_send(Arc::clone(batch)) {
+            return 0;
+        }
+        let mut merged = 0;
+        self.backlog_since.get_or_insert((batch.t_recv, batch.read_at));
+        for frame in batch.frames.iter().filter(|f| f.workers & bit != 0) {
+            let order = self.backlog.len() as u64;
+            let kept = Kept { seq: frame.seq, bytes: batch.bytes(frame).into(), order };
+            match self.backlog.entry(frame.key) {
+                hashbrown::hash_map::Entry::Occupied(mut held) => {
+                    merged += 1;
+                    let order = held.get().order;
+                    held.insert(Kept { order, ..kept });
+                }
+                hashbrown::hash_map::Entry::Vacant(free) => {
+                    free.insert(kept);
+                }
+            }
+        }
+        self.shared.starved.store(true, Ordering::Release);
+        // The worker may have emptied the queue between the refusal and the flag.
+        self.retry(bit);
+        merged
+    }
+
+    /// Hands the backlog over if there is room. `bit` is the worker's bitmap bit.
+    pub fn retry(&mut self, bit: u64) {
+        let Some((t_recv, read_at)) = self.backlog_since else { return };
+        if self.tx.capacity() == 0 || self.shared.bytes.load(Ordering::Acquire) >= self.bytes_max {
+            return;
+        }
+        let mut kept: Vec<_> = self.backlog.drain().collect();
+        kept.sort_unstable_by_key(|(_, k)| k.order);
+        let mut batch = EncodedBatch::new(t_recv, read_at);
+        for (key, k) in kept {
+            batch.push(key, k.seq, bit, |slab| slab.extend_from_slice(&k.bytes));
+        }
+        self.backlog_since = None;
+        self.shared.starved.store(false, Ordering::Release);
+        // Room was seen above and only this end pushes, so this fits; a worker that is gone needs no ticks.
+        let _ = self.try_send(Arc::new(batch));
+    }
+
+    /// Whether ticks wait on this side for room.
+    pub fn has_backlog(&self) -> bool {
+        self.backlog_since.is_some()
+    }
+
+    fn try_send(&self, batch: Arc<EncodedBatch>) -> bool {
+        let len = batch.len_bytes();
+        let queued = self.shared.bytes.load(Ordering::Acquire);
+        // An empty queue takes a batch of any size, else one larger than the bound could never pass.
+        if queued > 0 && queued + len > self.bytes_max {
+            return false;
+        }
+        self.shared.bytes.fetch_add(len, Ordering::AcqRel);
+        match self.tx.try_send(batch) {
+            Ok(()) => true,
+            Err(error) => {
+                self.shared.bytes.fetch_sub(len, Ordering::AcqRel);
+                // A closed queue swallows the batch: its worker has stopped.
+                matches!(error, mpsc::error::TrySendError::Closed(_))
+            }
+        }
+    }
+}
+
+/// The worker's end.
+pub struct TickReceiver {
+    rx: mpsc::Receiver<Arc<EncodedBatch>>,
+    shared: Arc<Shared>,
+}
+
+impl TickReceiver {
+    /// The next batch; `None` once ingest has stopped.
+    pub async fn recv(&mut self) -> Option<Arc<EncodedBatch>> {
+        let batch = self.rx.recv().await;
+        self.taken(batch.as_deref());
+        batch
+    }
+
+    /// The next batch if one is waiting.
+    pub fn try_recv(&mut self) -> Option<Arc<EncodedBatch>> {
+        let batch = self.rx.try_recv().ok();
+        self.taken(batch.as_deref());
+        batch
+    }
+
+    fn taken(&self, batch: Option<&EncodedBatch>) {
+        if let Some(batch) = batch {
+            self.shared.bytes.fetch_sub(batch.len_bytes(), Ordering::AcqRel);
+            if self.shared.starved.load(Ordering::Acquire) {
+                self.shared.room.notify_one();
+            }
+        }
+    }
+}
+
+/// One session's subscriptions, as it believes.
+#[derive(Clone, Debug)]
+pub struct SessionHoldings {
+    /// Which session.
+    pub session: SessionId,
+    /// Whose it is.
+    pub user: UserId,
+    /// What it holds or has asked for.
+    pub keys: Vec<(Instrument, Mode)>,
+}
+
+/// Lossless messages to one worker; the queue holds [`crate::limits::WORKER_CONTROL_MAX`].
+#[derive(Debug)]
+pub enum Control {
+    /// An order update, encoded once for all sessions of `user` that asked for orders.
+    Order {
+        /// Key-store name of the user.
+        user: Arc<str>,
+        /// The bus payload as JSON text, unframed.
+        json: bytes::Bytes,
+    },
+    /// Order updates of `user` were lost for want of room: sessions that asked for them are closed, 4408.
+    OrderGap {
+        /// Key-store name of the user.
+        user: Arc<str>,
+    },
+    /// What each session holds is asked for, for the auditor.
+    Audit(oneshot::Sender<Vec<SessionHoldings>>),
+    /// Stop accepting, say goodbye to every session, end.
+    Drain,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{BrokerId, Format, Micros, Mode, StreamId};
+
+    fn key(n: u32) -> FrameKey {
+        FrameKey::new(StreamId(n), Mode::Ltp, Format::Json, BrokerId(0))
+    }
+
+    fn batch(ticks: &[(u32, u64)]) -> Arc<EncodedBatch> {
+        let mut batch = EncodedBatch::new(Micros(1), Instant::now());
+        for &(stream, seq) in ticks {
+            batch.push(key(stream), seq, 1, |slab| slab.extend_from_slice(&seq.to_le_bytes()));
+        }
+        Arc::new(batch)
+    }
+
+    fn drain(rx: &mut TickReceiver) -> Vec<(u32, u64)> {
+        let mut seen = Vec::new();
+        while let Some(batch) = rx.try_recv() {
+            seen.extend(batch.frames.iter().map(|f| (f.key.stream().0, f.seq)));
+        }
+        seen
+    }
+
+    #[test]
+    fn a_full_queue_keeps_the_newest_tick_of_each_stream_and_counts_the_rest() {
+        let (mut tx, mut rx) = tick_queue(usize::MAX, Arc::new(Notify::new()));
+        let mut merged = 0;
+        for seq in 0..(WORKER_QUEUE_BATCHES_MAX as u64 + 10) {
+            merged += tx.push(&batch(&[(1, seq), (2, seq)]), 1);
+        }
+        assert!(tx.has_backlog());
+        assert_eq!(merged, 2 * 9, "ten refused ticks a stream: one kept, nine merged");
+        let seen = drain(&mut rx);
+        assert_eq!(seen.len(), 2 * WORKER_QUEUE_BATCHES_MAX);
+        tx.retry(1);
+        let newest = WORKER_QUEUE_BATCHES_MAX as u64 + 9;
+        assert_eq!(drain(&mut rx), [(1, newest), (2, newest)]);
+        assert!(!tx.has_backlog());
+    }
+
+    #[test]
+    fn nothing_overtakes_the_backlog() {
+        let (mut tx, mut rx) = tick_queue(1, Arc::new(Notify::new()));
+        assert_eq!(tx.push(&batch(&[(1, 1)]), 1), 0, "an empty queue takes any batch");
+        tx.push(&batch(&[(1, 2)]), 1);
+        assert_eq!(drain(&mut rx), [(1, 1)]);
+        tx.push(&batch(&[(1, 3)]), 1);
+        tx.retry(1);
+        let mut seen = drain(&mut rx);
+        tx.retry(1);
+        seen.extend(drain(&mut rx));
+        assert_eq!(seen, [(1, 2), (1, 3)]);
+    }
+
+    #[tokio::test]
+    async fn a_starved_sender_hears_of_room() {
+        let room = Arc::new(Notify::new());
+        let (mut tx, mut rx) = tick_queue(1, Arc::clone(&room));
+        tx.push(&batch(&[(1, 1)]), 1);
+        tx.push(&batch(&[(1, 2)]), 1);
+        let heard = room.notified();
+        assert!(rx.try_recv().is_some());
+        heard.await;
+        tx.retry(1);
+        assert_eq!(drain(&mut rx), [(1, 2)]);
+    }
+}

@@ -1,0 +1,304 @@
+//! Writing: one attempt per touched session, and catching up of those whose socket was full.
+//!
+//! In: outboxes. Out: bytes. Promise: one `write` for all that a session has; what the kernel refuses becomes the rest of the
+//! frame already begun plus one mark per key; a session behind is resumed by its own task when its socket is writable, so
+//! it costs the others nothing.
+
+use super::{Batches, Connection, Eviction, Inner, NewestTable, Sent, Worker, YIELD_AFTER, YIELD_WRITES};
+use crate::engine::batch::FrameKey;
+use crate::engine::queue::TickReceiver;
+use crate::engine::transport::Transport;
+use crate::model::{Format, SessionId};
+use std::io;
+use std::rc::Rc;
+use std::time::Instant;
+
+/// Bytes gathered for one write of a session that is catching up.
+const RESUME_CHUNK_BYTES: usize = 64 << 10;
+/// A scratch buffer that grew beyond this is given back after the flush.
+const SCRATCH_BYTES_KEPT: usize = 1 << 20;
+
+/// What became of one write attempt.
+enum Written {
+    All,
+    /// The kernel took this many bytes and refused the rest.
+    Refused(usize),
+}
+
+impl Worker {
+    /// Writes every session touched before the pass began once. Yields to the reactor now and then and takes up new batches
+    /// meanwhile, so that sessions later in the pass get them with the same write.
+    pub(super) async fn flush_pass(self: &Rc<Self>, ticks: &mut TickReceiver) {
+        let (mut left, complete_before) = {
+            let inner = self.inner.borrow();
+            (inner.touched.len(), inner.batches.next())
+        };
+        while left > 0 {
+            let slice = Instant::now();
+            {
+                let mut inner = self.inner.borrow_mut();
+                let mut writes = 0;
+                while left > 0 && writes < YIELD_WRITES {
+                    left -= 1;
+                    writes += 1;
+                    let Some(slot) = inner.touched.pop_front() else { break };
+                    if let Some(connection) = inner.slots[slot as usize].connection.as_mut() {
+                        connection.touched = false;
+                        self.write(&mut inner, slot);
+                    }
+                    if writes % 16 == 0 && slice.elapsed() > YIELD_AFTER {
+                        break;
+                    }
+                }
+            }
+            if left > 0 {
+                tokio::task::yield_now().await;
+                self.take_up(ticks);
+            }
+        }
+        let now = Instant::now();
+        let mut inner = self.inner.borrow_mut();
+        let done = (complete_before - inner.batches.first) as usize;
+        for batch in inner.batches.held.iter().take(done).filter(|b| b.workers != 0) {
+            self.metrics.broadcast_latency.record(now.saturating_duration_since(batch.read_at).as_secs_f64());
+        }
+        inner.batches.release(complete_before);
+        if inner.scratch.capacity() > SCRATCH_BYTES_KEPT {
+            inner.scratch = Vec::new();
+        }
+        self.tell_counters(&mut inner.sent);
+    }
+
+    fn tell_counters(&self, sent: &mut Sent) {
+        for format in Format::ALL.map(|f| f as usize) {
+            if sent.frames[format] > 0 {
+                self.metrics.ticks_sent[format].increment(sent.ticks[format]);
+                self.metrics.frames_sent[format].increment(sent.frames[format]);
+                self.metrics.bytes_sent[format].increment(sent.bytes[format]);
+            }
+        }
+        if sent.merged > 0 {
+            self.metrics.merged_session.increment(sent.merged);
+        }
+        *sent = Sent::default();
+    }
+
+    /// One attempt to write all that a session has; a session behind is left to its own task.
+    pub(super) fn write(self: &Rc<Self>, inner: &mut Inner, slot: u32) {
+        let Inner { slots, batches, newest, scratch, sent, .. } = inner;
+        let generation = slots[slot as usize].generation;
+        let Some(connection) = slots[slot as usize].connection.as_mut() else { return };
+        if connection.outbox.is_behind() || (connection.outbox.control_is_empty() && connection.outbox.spans().is_empty()) {
+            return;
+        }
+        match write_all(connection, batches, newest, scratch, sent) {
+            Ok(()) => {}
+            Err(error) => {
+                tracing::debug!(%error, "socket write failed");
+                connection.transport.shutdown();
+                return self.evict(inner, slot, Eviction::Gone);
+            }
+        }
+        if connection.outbox.is_behind() && !std::mem::replace(&mut connection.resuming, true) {
+            let id = SessionId { worker: self.config.id, slot, generation };
+            let transport = Rc::clone(&connection.transport);
+            tokio::task::spawn_local(Rc::clone(self).resume_when_writable(id, transport));
+        }
+    }
+
+    async fn resume_when_writable(self: Rc<Self>, id: SessionId, transport: Rc<Transport>) {
+        loop {
+            let ready = transport.writable().await;
+            let mut inner = self.inner.borrow_mut();
+            let Inner { slots, newest, scratch, sent, .. } = &mut *inner;
+            let slot = &mut slots[id.slot as usize];
+            let Some(connection) = slot.connection.as_mut().filter(|_| slot.generation == id.generation) else { return };
+            match ready.and_then(|()| catch_up(connection, newest, scratch, sent)) {
+                Ok(true) => {
+                    connection.resuming = false;
+                    if let Some(since) = connection.outbox.catch_up() {
+                        self.metrics.delivery_delay.record(since.elapsed().as_secs_f64());
+                    }
+                    return self.tell_counters(sent);
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "socket write failed");
+                    connection.transport.shutdown();
+                    return self.evict(&mut inner, id.slot, Eviction::Gone);
+                }
+            }
+        }
+    }
+}
+
+/// Writes control frames and spans of a session that is not behind; on refusal it falls behind.
+fn write_all(
+    connection: &mut Connection,
+    batches: &Batches,
+    newest: &mut NewestTable,
+    scratch: &mut Vec<u8>,
+    sent: &mut Sent,
+) -> io::Result<()> {
+    let spans = connection.outbox.take_spans();
+    let single = spans.len() == 1 && connection.outbox.control_is_empty();
+    let bytes = if single {
+        // The whole run lies in the shared slab: no copy at all.
+        let span = spans[0];
+        &batches.get(span.batch).slab[span.start as usize..span.end as usize]
+    } else {
+        scratch.clear();
+        connection.outbox.control().for_each(|frame| scratch.extend_from_slice(frame));
+        for span in &spans {
+            scratch.extend_from_slice(&batches.get(span.batch).slab[span.start as usize..span.end as usize]);
+        }
+        scratch.as_slice()
+    };
+    let written = write_once(&connection.transport, bytes)?;
+    let format = connection.format as usize;
+    let mut left = match written {
+        Written::All => {
+            sent.bytes[format] += bytes.len() as u64;
+            let ticks: u64 = spans.iter().map(|s| u64::from(s.frames)).sum();
+            sent.ticks[format] += ticks;
+            sent.frames[format] += ticks;
+            while connection.outbox.pop_control().is_some() {
+                sent.frames[format] += 1;
+            }
+            return Ok(());
+        }
+        Written::Refused(n) => n,
+    };
+    sent.bytes[format] += left as u64;
+    connection.outbox.fall_behind(Instant::now());
+    take_control(connection, &mut left, sent);
+    for span in &spans {
+        let batch = batches.get(span.batch);
+        for frame in batch.frames_within(span.start, span.end) {
+            let frame_bytes = batch.bytes(frame);
+            if left > 0 {
+                connection.outbox.set_partial(&frame_bytes[left.min(frame_bytes.len())..]);
+                left = left.saturating_sub(frame_bytes.len());
+                sent.ticks[format] += 1;
+                sent.frames[format] += 1;
+            } else if connection.outbox.mark(frame.key, frame.seq) {
+                newest.hold(frame.key, frame.seq, frame_bytes);
+            } else {
+                newest.renew(frame.key, frame.seq, frame_bytes);
+                sent.merged += 1;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes the rest of the frame begun, then control frames, then the newest tick of each marked key. True when nothing is left.
+fn catch_up(
+    connection: &mut Connection,
+    newest: &mut NewestTable,
+    scratch: &mut Vec<u8>,
+    sent: &mut Sent,
+) -> io::Result<bool> {
+    let format = connection.format as usize;
+    loop {
+        while !connection.outbox.partial().is_empty() {
+            let written = write_once(&connection.transport, connection.outbox.partial())?;
+            let n = match written {
+                Written::All => connection.outbox.partial().len(),
+                Written::Refused(n) => n,
+            };
+            sent.bytes[format] += n as u64;
+            connection.outbox.advance_partial(n);
+            if n > 0 {
+                connection.outbox.progressed(Instant::now());
+            }
+            if !connection.outbox.partial().is_empty() {
+                return Ok(false);
+            }
+        }
+        scratch.clear();
+        for frame in connection.outbox.control() {
+            scratch.extend_from_slice(frame);
+            if scratch.len() >= RESUME_CHUNK_BYTES {
+                break;
+            }
+        }
+        let marked = gather_marked(connection, newest, scratch);
+        if scratch.is_empty() {
+            return Ok(true);
+        }
+        let mut left = match write_once(&connection.transport, scratch)? {
+            Written::All => scratch.len(),
+            Written::Refused(n) => n,
+        };
+        sent.bytes[format] += left as u64;
+        let refused = left < scratch.len();
+        if left > 0 {
+            connection.outbox.progressed(Instant::now());
+        }
+        take_control(connection, &mut left, sent);
+        settle_marked(connection, newest, marked, left, sent);
+        if refused {
+            return Ok(false);
+        }
+    }
+}
+
+/// Appends the newest frame of marked keys to `scratch`, as long as it is short and all control frames are in it.
+fn gather_marked(connection: &mut Connection, newest: &NewestTable, scratch: &mut Vec<u8>) -> Vec<FrameKey> {
+    let mut marked = Vec::new();
+    while scratch.len() < RESUME_CHUNK_BYTES
+        && let Some(key) = connection.outbox.next_mark()
+    {
+        scratch.extend_from_slice(&newest.kept.get(&key).expect("a marked key is kept").bytes);
+        marked.push(key);
+    }
+    marked
+}
+
+/// After a write took `left` bytes of the marked frames: forgets the sent ones, keeps the rest of the one begun, marks the others again.
+fn settle_marked(connection: &mut Connection, newest: &mut NewestTable, marked: Vec<FrameKey>, mut left: usize, sent: &mut Sent) {
+    let format = connection.format as usize;
+    let mut unsent = Vec::new();
+    for key in marked {
+        let kept = newest.kept.get(&key).expect("a marked key is kept until it is settled");
+        if left == 0 {
+            unsent.push((key, kept.seq));
+            continue;
+        }
+        connection.outbox.set_partial(&kept.bytes[left.min(kept.bytes.len())..]);
+        left = left.saturating_sub(kept.bytes.len());
+        sent.ticks[format] += 1;
+        sent.frames[format] += 1;
+        newest.release(key);
+    }
+    for (key, seq) in unsent.into_iter().rev() {
+        connection.outbox.return_mark(key, seq);
+    }
+}
+
+/// After a write took `left` bytes: removes the control frames that went out whole, and begins the one that went out in part.
+fn take_control(connection: &mut Connection, left: &mut usize, sent: &mut Sent) {
+    while *left > 0
+        && let Some(frame) = connection.outbox.pop_control()
+    {
+        sent.frames[connection.format as usize] += 1;
+        connection.outbox.set_partial(&frame[(*left).min(frame.len())..]);
+        *left = left.saturating_sub(frame.len());
+    }
+}
+
+fn write_once(transport: &Transport, bytes: &[u8]) -> io::Result<Written> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match transport.try_write(&bytes[written..]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            // After a short write tokio knows that the socket is full: the next try returns without a system call.
+            Ok(n) => written += n,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Written::Refused(written)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Written::All)
+}
