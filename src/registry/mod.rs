@@ -268,6 +268,21 @@ impl Registry {
         }
     }
 
+    /// A session that asked twice for what it holds was answered without a look here.
+    pub fn count_duplicate(&self) {
+        self.metrics.duplicate.increment(1);
+    }
+
+    /// A session that gave back what it does not hold was answered without a look here.
+    pub fn count_not_held(&self) {
+        self.metrics.not_held.increment(1);
+    }
+
+    /// Sessions attached under `user`.
+    pub fn sessions_of(&self, user: &str) -> usize {
+        self.users.with(|users| users.find(user).and_then(|id| users.sessions(id)).unwrap_or(0))
+    }
+
     /// What `get_broker_info` says of the user's adapter: `connected`, `connecting` or `disconnected`.
     pub fn adapter_status(&self, user: UserId) -> &'static str {
         let handle = self.links.with(|links| links.handle(user));

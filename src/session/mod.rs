@@ -1,1 +1,393 @@
-//! (written with its room)
+//! Sessions: one client's life, from the upgraded socket to the last goodbye.
+//!
+//! In: sockets from the front door, order updates from ingest, evictions from the engine. Out: commands to the registry, frames
+//! and subscriptions to the engine. Promises: commands are carried out in order, one at a time; `ping` and
+//! `get_supported_brokers` are answered at once; the reader never stops while a command is pending; a session that goes
+//! away releases its references at once. Everything of one session happens on its worker's thread. Knows nothing of the
+//! front door or of brokers. Tests: `tests/protocol.rs`, `tests/limits.rs` and others there.
+
+mod commands;
+mod held;
+mod metrics;
+mod reader;
+mod state;
+
+pub use metrics::{COMMAND_SECONDS_BUCKETS, SessionMetrics};
+
+use crate::auth::AuthService;
+use crate::engine::queue::{Control, SessionHoldings};
+use crate::engine::worker::Eviction;
+use crate::engine::{FrameKey, Transport, Worker};
+use crate::model::heartbeat::Heartbeat;
+use crate::model::{Brokers, Format, InstrumentRef, Mode, SessionId};
+use crate::policy::admission;
+use crate::registry::Registry;
+use crate::shards::{Interest, Shards};
+use crate::wire::close::CloseReason;
+use crate::wire::command::Command;
+use crate::wire::frame;
+use bytes::Bytes;
+use hashbrown::{HashMap, HashSet};
+use state::{Phase, Ping, Session, State};
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// How often deadlines are looked at.
+const SWEEP: Duration = Duration::from_millis(100);
+/// Bytes read at once; one buffer serves all sessions of a worker, so an idle session holds none.
+const READ_BYTES: usize = 64 << 10;
+
+/// See [`SessionConfig::before_command`].
+pub type BeforeCommand = Arc<dyn Fn(&Command) + Send + Sync>;
+
+/// What sessions are told.
+#[derive(Clone)]
+pub struct SessionConfig {
+    /// Subscriptions of one client.
+    pub subscriptions_max: usize,
+    /// Entries in one request.
+    pub entries_max: usize,
+    /// One inbound message, bytes; before authentication and after.
+    pub message_bytes_max: (usize, usize),
+    /// From accept to a verified key.
+    pub auth_deadline: Duration,
+    /// Failed authentications on one connection.
+    pub auth_failures_max: u32,
+    /// Rate of commands.
+    pub commands: admission::Config,
+    /// Ping period; zero = off.
+    pub ping_interval: Duration,
+    /// Time to answer a ping.
+    pub ping_timeout: Duration,
+    /// Sessions of one user.
+    pub sessions_per_user: usize,
+    /// Oldest last value sent unasked.
+    pub snapshot_max_age: Duration,
+    /// `normalise = "off"`.
+    pub pass_through: bool,
+    /// End drained and evicted sessions without a Close frame.
+    pub drop_style: bool,
+    /// What `get_supported_brokers` lists.
+    pub supported_brokers: Vec<String>,
+    /// Told to clients: ids and sequence numbers compare only within one.
+    pub epoch: u64,
+    /// Called before each command is carried out; tests inject faults here.
+    pub before_command: Option<BeforeCommand>,
+}
+
+/// A socket on its way from the front door to its worker.
+pub struct NewSession {
+    /// Non-blocking, registered with no runtime.
+    pub tcp: std::net::TcpStream,
+    /// What the client sent right behind its upgrade request.
+    pub early: Bytes,
+    /// The far side.
+    pub peer: SocketAddr,
+    /// Chosen by subprotocol.
+    pub format: Format,
+    /// When the connection was accepted.
+    pub accepted_at: Instant,
+    /// Dropped when the session is gone.
+    pub permit: Box<dyn Any + Send>,
+}
+
+/// What all sessions of one worker share.
+pub struct Sessions {
+    config: SessionConfig,
+    worker: Rc<Worker>,
+    registry: Arc<Registry>,
+    shards: Arc<Shards>,
+    brokers: Arc<Brokers>,
+    auth: AuthService,
+    metrics: SessionMetrics,
+    open: RefCell<HashMap<SessionId, Rc<Session>>>,
+    /// Sessions that asked for order updates, by user.
+    orders: RefCell<HashMap<Arc<str>, HashSet<SessionId>>>,
+    scratch: RefCell<Vec<u8>>,
+    draining: Cell<bool>,
+}
+
+impl Sessions {
+    /// No session yet.
+    pub fn new(
+        config: SessionConfig,
+        worker: Rc<Worker>,
+        registry: Arc<Registry>,
+        shards: Arc<Shards>,
+        brokers: Arc<Brokers>,
+        auth: AuthService,
+        metrics: SessionMetrics,
+    ) -> Rc<Self> {
+        Rc::new(Sessions {
+            config,
+            worker,
+            registry,
+            shards,
+            brokers,
+            auth,
+            metrics,
+            open: RefCell::default(),
+            orders: RefCell::default(),
+            scratch: RefCell::new(vec![0; READ_BYTES]),
+            draining: Cell::new(false),
+        })
+    }
+
+    /// Serves sessions on the worker's thread until a drain has said goodbye to all of them. Must run in a `LocalSet`.
+    pub async fn run(
+        self: Rc<Self>,
+        mut arrivals: mpsc::Receiver<NewSession>,
+        mut control: mpsc::Receiver<Control>,
+        heartbeat: Heartbeat,
+    ) {
+        let mut timer = tokio::time::interval(SWEEP);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut due = tokio::time::Instant::now();
+        loop {
+            tokio::select! {
+                Some(new) = arrivals.recv() => self.open(new),
+                message = control.recv() => match message {
+                    Some(Control::Order { user, json }) => self.order(&user, &json),
+                    Some(Control::OrderGap { user }) => self.order_gap(&user),
+                    // The auditor may have given up.
+                    Some(Control::Audit(reply)) => drop(reply.send(self.holdings())),
+                    Some(Control::Drain) | None => self.drain(),
+                },
+                (id, why) = self.worker.next_eviction() => self.evicted(id, why),
+                now = timer.tick() => {
+                    heartbeat.beat(Instant::now());
+                    self.worker.sweep(Instant::now(), now.saturating_duration_since(due));
+                    due = tokio::time::Instant::now() + SWEEP;
+                    self.sweep(Instant::now());
+                }
+            }
+            if self.draining.get() && self.open.borrow().is_empty() && arrivals.is_empty() {
+                heartbeat.retire();
+                return;
+            }
+        }
+    }
+
+    fn open(self: &Rc<Self>, new: NewSession) {
+        let transport = match Transport::plain(new.tcp) {
+            Ok(transport) => Rc::new(transport),
+            Err(error) => {
+                tracing::warn!(%error, "a client's socket could not be taken over");
+                return;
+            }
+        };
+        let now = Instant::now();
+        let id = self.worker.open(Rc::clone(&transport), new.format);
+        let session = Rc::new(Session {
+            id,
+            peer: new.peer.ip(),
+            format: new.format,
+            transport,
+            state: RefCell::new(State {
+                phase: Phase::AwaitingAuth { deadline: new.accepted_at + self.config.auth_deadline },
+                held: Default::default(),
+                pending: Vec::new(),
+                waiting: Default::default(),
+                waiting_bytes: 0,
+                busy: false,
+                commands: Default::default(),
+                auth_failures: 0,
+                orders: false,
+                ping: Ping { next: now + self.config.ping_interval, due: None },
+            }),
+            _permit: new.permit,
+        });
+        self.metrics.unauthenticated.increment(1.0);
+        self.open.borrow_mut().insert(id, Rc::clone(&session));
+        if self.draining.get() {
+            self.close(&session, CloseReason::GoingAway);
+        }
+        tokio::task::spawn_local(reader::read(Rc::clone(self), session, new.early));
+    }
+
+    /// Queues one text message: a JSON reply, error, notice or order update.
+    fn reply(&self, session: &Session, json: &[u8]) {
+        let mut bytes = Vec::with_capacity(json.len() + 10);
+        frame::write(&mut bytes, frame::Opcode::Text, json);
+        self.worker.send(session.id, bytes.into());
+    }
+
+    /// Says goodbye: releases every reference at once, sends the Close frame, and leaves the socket a moment for the peer's.
+    fn close(&self, session: &Session, reason: CloseReason) {
+        let mut state = session.state.borrow_mut();
+        if state.is_closing() {
+            return;
+        }
+        let deadline = Instant::now() + crate::limits::CLOSE_WAIT;
+        let phase = std::mem::replace(&mut state.phase, Phase::Closing { deadline });
+        let held = state.held.in_order();
+        state.held.clear();
+        let pending = std::mem::take(&mut state.pending);
+        let orders = std::mem::take(&mut state.orders);
+        state.waiting.clear();
+        drop(state);
+        self.metrics.closed(reason);
+        tracing::debug!(session = ?session.id, reason = reason.label(), subscriptions = held.len(), "session ended");
+        let shards: HashMap<_, _> = held.iter().map(|(_, _, s)| (s.stream, s.shard)).collect();
+        self.worker.goodbye(session.id, self.close_frame(reason), |key| {
+            self.unwanted(shards[&key.stream()], key);
+        });
+        match phase {
+            Phase::Live { identity, member } => {
+                self.metrics.live[session.format as usize].decrement(1.0);
+                if orders {
+                    self.forget_orders(&identity.user, session.id);
+                }
+                if let Some(member) = member {
+                    let keys: Vec<(InstrumentRef<'_>, Mode)> = held
+                        .iter()
+                        .map(|(i, m, _)| (i.as_ref(), *m))
+                        .chain(pending.iter().map(|(i, m)| (i.as_ref(), *m)))
+                        .collect();
+                    self.registry.leave_all(&member, session.id, keys);
+                    self.registry.detach(session.id, &member);
+                }
+            }
+            _ => self.metrics.unauthenticated.decrement(1.0),
+        }
+        if matches!(reason, CloseReason::PeerGone) || (self.config.drop_style && is_ours_to_drop(reason)) {
+            session.transport.shutdown();
+        }
+    }
+
+    fn close_frame(&self, reason: CloseReason) -> Option<Bytes> {
+        match reason {
+            CloseReason::PeerGone => None,
+            CloseReason::PeerClosed => Some(frame::empty_close_frame().into()),
+            _ if self.config.drop_style && is_ours_to_drop(reason) => None,
+            _ => Some(frame::close_frame(reason.code(), reason.text()).into()),
+        }
+    }
+
+    /// The reader has ended: nothing is left but to forget the session.
+    fn finish(&self, session: &Session) {
+        self.close(session, CloseReason::PeerGone);
+        self.worker.remove(session.id, |_| {});
+        session.transport.shutdown();
+        self.open.borrow_mut().remove(&session.id);
+    }
+
+    fn evicted(&self, id: SessionId, why: Eviction) {
+        let Some(session) = self.open.borrow().get(&id).cloned() else { return };
+        self.close(&session, match why {
+            Eviction::Overflow => CloseReason::OutboxFull,
+            Eviction::Stalled => CloseReason::Stalled,
+            Eviction::Shed => CloseReason::Shed,
+            Eviction::Gone => CloseReason::PeerGone,
+        });
+    }
+
+    fn unwanted(&self, shard: crate::shards::ShardIndex, key: FrameKey) {
+        self.shards.deactivate(shard, key.stream(), self.interest(key));
+    }
+
+    fn interest(&self, key: FrameKey) -> Interest {
+        Interest { worker: self.worker.id(), mode: key.mode(), format: key.format(), label: key.label() }
+    }
+
+    fn order(&self, user: &Arc<str>, json: &Bytes) {
+        let orders = self.orders.borrow();
+        let Some(ids) = orders.get(user) else { return };
+        let mut framed = Vec::with_capacity(json.len() + 10);
+        frame::write(&mut framed, frame::Opcode::Text, json);
+        let framed = Bytes::from(framed);
+        for &id in ids {
+            self.worker.send(id, framed.clone());
+        }
+    }
+
+    /// Order updates of `user` were lost: its sessions are closed rather than left with a hole.
+    fn order_gap(&self, user: &Arc<str>) {
+        let ids: Vec<_> = self.orders.borrow().get(user).into_iter().flatten().copied().collect();
+        for id in ids {
+            let session = self.open.borrow().get(&id).cloned();
+            if let Some(session) = session {
+                self.close(&session, CloseReason::LosslessGap);
+            }
+        }
+    }
+
+    fn forget_orders(&self, user: &Arc<str>, id: SessionId) {
+        let mut orders = self.orders.borrow_mut();
+        if let Some(ids) = orders.get_mut(user) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                orders.remove(user);
+            }
+        }
+    }
+
+    fn drain(&self) {
+        if self.draining.replace(true) {
+            return;
+        }
+        let all: Vec<_> = self.open.borrow().values().cloned().collect();
+        for session in all {
+            self.close(&session, CloseReason::GoingAway);
+        }
+    }
+
+    /// Deadlines: authentication, pings, the closing handshake.
+    fn sweep(&self, now: Instant) {
+        let all: Vec<_> = self.open.borrow().values().cloned().collect();
+        for session in all {
+            let mut state = session.state.borrow_mut();
+            let late = match state.phase {
+                Phase::Closing { deadline } if now >= deadline => {
+                    session.transport.shutdown();
+                    continue;
+                }
+                Phase::Closing { .. } => continue,
+                Phase::AwaitingAuth { deadline } if now >= deadline => Some(CloseReason::AuthTimeout),
+                _ => state.ping.due.filter(|due| now >= *due).map(|_| CloseReason::PingTimeout),
+            };
+            let ping = late.is_none() && !self.config.ping_interval.is_zero() && now >= state.ping.next;
+            if ping {
+                state.ping.next = now + self.config.ping_interval;
+                state.ping.due.get_or_insert(now + self.config.ping_timeout);
+            }
+            drop(state);
+            if let Some(reason) = late {
+                self.close(&session, reason);
+            } else if ping {
+                self.worker.send(session.id, frame::ping_frame(b"tickcast").into());
+            }
+        }
+    }
+
+    /// What each session of this worker holds, and has asked for.
+    fn holdings(&self) -> Vec<SessionHoldings> {
+        let open = self.open.borrow();
+        let holdings = open.values().filter_map(|session| {
+            let state = session.state.borrow();
+            let Phase::Live { member: Some(member), .. } = &state.phase else { return None };
+            let held = state.held.in_order().into_iter().map(|(i, m, _)| (i, m));
+            let keys = held.chain(state.pending.iter().cloned()).collect();
+            Some(SessionHoldings { session: session.id, user: member.user, keys })
+        });
+        holdings.collect()
+    }
+}
+
+/// Goodbyes that `close_style = "drop"` turns into a plain end of the connection: OpenAlgo's web page reconnects only then.
+const fn is_ours_to_drop(reason: CloseReason) -> bool {
+    matches!(
+        reason,
+        CloseReason::GoingAway
+            | CloseReason::Restarting
+            | CloseReason::OutboxFull
+            | CloseReason::Stalled
+            | CloseReason::LosslessGap
+            | CloseReason::Shed
+    )
+}

@@ -1,0 +1,262 @@
+//! `subscribe`: from entries to acknowledged, ticking subscriptions.
+
+use super::{Outcome, member, refuse};
+use crate::engine::batch::FrameKey;
+use crate::engine::encode;
+use crate::engine::normalise::{self, Unit};
+use crate::engine::worker::Activate;
+use crate::limits::ACK_BYTES_MAX;
+use crate::model::{Instrument, InstrumentRef, Micros, Mode, StreamId};
+use crate::registry::{self, Decision, Fault, FaultCode, Member, Want};
+use crate::session::Sessions;
+use crate::session::state::Session;
+use crate::shards::{Activation, ShardIndex};
+use crate::wire::command::{Delivery, Depth, Entry, EntryError, SubscribeRequest};
+use crate::wire::error::ErrorCode;
+use crate::wire::reply::{self, AckEntry, AckOutcome};
+use hashbrown::HashMap;
+use std::rc::Rc;
+use tokio::sync::mpsc;
+
+const LIMIT: &str = "Subscription limit of this client reached: unsubscribe something first, or raise limits.subscriptions_per_client";
+const NOT_YET: &str = "delivery \"every\", max_rate and range are not served by this version: leave them out";
+
+/// What the registry granted.
+struct Granted {
+    stream: StreamId,
+    scale: u8,
+    depth: u32,
+}
+
+/// How one entry stands.
+enum Standing {
+    Error(Option<ErrorCode>, String),
+    Duplicate,
+    /// Same instrument and mode as an earlier entry of this request.
+    SameAs(usize),
+    /// The n-th want.
+    Wanted(usize),
+}
+
+pub(super) async fn subscribe(sessions: &Rc<Sessions>, session: &Rc<Session>, request: SubscribeRequest) -> Outcome {
+    let request_id = request.request_id.as_deref();
+    let Some(member) = member(sessions, session, request_id) else { return Outcome::Error };
+    let held = session.state.borrow().held.len();
+    if held >= sessions.config.subscriptions_max {
+        let message = format!(
+            "Maximum {} subscriptions per client: unsubscribe something first, or raise limits.subscriptions_per_client",
+            sessions.config.subscriptions_max
+        );
+        return refuse(sessions, session, ErrorCode::LimitExceeded, &message, request_id);
+    }
+    let (standings, entries) = sort_out(sessions, session, &request.entries, sessions.config.subscriptions_max - held);
+    let levels = request.depth.levels();
+    let wants: Vec<Want<'_>> =
+        entries.iter().map(|e| Want { instrument: e.instrument.as_ref(), mode: e.mode, depth: levels }).collect();
+    session.state.borrow_mut().pending = entries.iter().map(|e| (e.instrument.clone(), e.mode)).collect();
+    let outcomes = ask(sessions, session, &member, &wants).await;
+    let mut state = session.state.borrow_mut();
+    if state.is_closing() {
+        // `close` has released held and pending references alike.
+        return Outcome::Error;
+    }
+    state.pending = Vec::new();
+    let mut fresh = Vec::new();
+    for (entry, outcome) in entries.iter().zip(&outcomes) {
+        if let Ok(granted) = outcome {
+            let shard = sessions.shards.shard_of(entry.instrument.as_ref());
+            state.held.insert(entry.instrument.clone(), entry.mode, (granted.stream, granted.scale, shard));
+            fresh.push(Fresh { entry, granted, shard });
+        }
+    }
+    drop(state);
+    let (ack, outcome) = acknowledge(sessions, session, &member, &request, &standings, &outcomes);
+    if ack.len() > ACK_BYTES_MAX {
+        tracing::warn!(bytes = ack.len(), "an acknowledgement is larger than OpenAlgo's own client accepts");
+    }
+    let live = sessions.registry.adapter_status(member.user) == "connected";
+    let frame = reply::frame(session.format, &ack).into();
+    sessions.worker.activate(session.id, frame, fresh, |fresh| {
+        let key = FrameKey::new(fresh.granted.stream, fresh.entry.mode, session.format, member.broker);
+        let Some(activation) = sessions.shards.activate(fresh.shard, key.stream(), sessions.interest(key)) else {
+            // The reference pins the stream, so it is there; were it not, there would be nothing to deliver.
+            return Activate { key, floor: 0, snapshot: None };
+        };
+        let snapshot = snapshot(sessions, &fresh, key, &activation, live);
+        Activate { key, floor: activation.floor, snapshot }
+    });
+    outcome
+}
+
+struct Fresh<'a> {
+    entry: &'a Entry,
+    granted: &'a Granted,
+    shard: ShardIndex,
+}
+
+/// Which entries go to the registry: not those that are wrong, held already, named twice, or over the limit.
+fn sort_out<'a>(
+    sessions: &Sessions,
+    session: &Session,
+    entries: &'a [Result<Entry, EntryError>],
+    room: usize,
+) -> (Vec<Standing>, Vec<&'a Entry>) {
+    let state = session.state.borrow();
+    let mut seen: HashMap<(InstrumentRef<'_>, Mode), usize> = HashMap::new();
+    let mut wanted = Vec::new();
+    let standings = entries
+        .iter()
+        .enumerate()
+        .map(|(at, entry)| {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    sessions.metrics.error(error.code);
+                    return Standing::Error(Some(error.code), error.message.into());
+                }
+            };
+            let options = &entry.options;
+            if options.delivery == Delivery::Every || options.max_rate.is_some() || options.range {
+                sessions.metrics.error(ErrorCode::InvalidParameters);
+                return Standing::Error(Some(ErrorCode::InvalidParameters), NOT_YET.into());
+            }
+            let name = entry.instrument.as_ref();
+            if state.held.find(name, entry.mode).is_some() {
+                sessions.registry.count_duplicate();
+                return Standing::Duplicate;
+            }
+            if let Some(&first) = seen.get(&(name, entry.mode)) {
+                sessions.registry.count_duplicate();
+                return Standing::SameAs(first);
+            }
+            if wanted.len() >= room {
+                sessions.metrics.error(ErrorCode::LimitExceeded);
+                return Standing::Error(Some(ErrorCode::LimitExceeded), LIMIT.into());
+            }
+            seen.insert((name, entry.mode), at);
+            wanted.push(entry);
+            Standing::Wanted(wanted.len() - 1)
+        })
+        .collect();
+    (standings, wanted)
+}
+
+/// Asks the registry for all wants at once and waits for every answer.
+async fn ask(sessions: &Sessions, session: &Session, member: &Member, wants: &[Want<'_>]) -> Vec<Result<Granted, Fault>> {
+    let (reply, mut replies) = mpsc::channel(wants.len().max(1));
+    let decisions = sessions.registry.subscribe(member, session.id, wants, &reply);
+    drop(reply);
+    let mut outcomes: Vec<Option<Result<Granted, Fault>>> = decisions
+        .into_iter()
+        .map(|decision| match decision {
+            // The session's own copy said that it does not hold the key; the registry knows better, and the reference counts once.
+            Decision::Joined { stream, scale, depth } | Decision::Duplicate { stream, scale, depth } => {
+                Some(Ok(Granted { stream, scale, depth }))
+            }
+            Decision::Refused(fault) => Some(Err(fault)),
+            Decision::Pending => None,
+        })
+        .collect();
+    while let Some((entry, outcome)) = replies.recv().await {
+        outcomes[entry as usize] = Some(match outcome {
+            registry::Outcome::Subscribed { stream, scale, depth } => Ok(Granted { stream, scale, depth }),
+            registry::Outcome::Failed(fault) => Err(fault),
+            registry::Outcome::Unsubscribed => Err(Fault::new(FaultCode::Cancelled, "The subscription ended meanwhile")),
+        });
+    }
+    outcomes.into_iter().map(|o| o.expect("the registry answers every want before it lets go of the channel")).collect()
+}
+
+fn acknowledge(
+    sessions: &Sessions,
+    session: &Session,
+    member: &Member,
+    request: &SubscribeRequest,
+    standings: &[Standing],
+    outcomes: &[Result<Granted, Fault>],
+) -> (Vec<u8>, Outcome) {
+    let depths: Vec<Depth> = outcomes
+        .iter()
+        .map(|o| match o {
+            Ok(s) if s.depth != request.depth.levels() => Depth::Levels(s.depth),
+            _ => request.depth.clone(),
+        })
+        .collect();
+    let state = session.state.borrow();
+    let mut errors = 0;
+    let lines: Vec<AckEntry<'_>> = request
+        .entries
+        .iter()
+        .zip(standings)
+        .map(|(entry, standing)| {
+            let duplicate = |entry: &Entry| {
+                let held = state.held.find(entry.instrument.as_ref(), entry.mode);
+                held.map(|held| reply::Subscribed { mode: entry.mode, depth: &request.depth, id: held.stream, scale: held.scale })
+            };
+            let wanted = |n: usize, entry: &Entry| match &outcomes[n] {
+                Ok(s) => Ok(reply::Subscribed { mode: entry.mode, depth: &depths[n], id: s.stream, scale: s.scale }),
+                Err(fault) => Err(AckOutcome::Error { message: &fault.message, code: shown_code(fault.code) }),
+            };
+            let outcome = match (standing, entry) {
+                (Standing::Error(code, message), _) => AckOutcome::Error { message, code: *code },
+                (Standing::Wanted(n), Ok(entry)) => wanted(*n, entry).map_or_else(|e| e, AckOutcome::Success),
+                (Standing::SameAs(first), Ok(entry)) => match standings[*first] {
+                    Standing::Wanted(n) => wanted(n, entry).map_or_else(|e| e, AckOutcome::Duplicate),
+                    _ => unreachable!("only wanted entries are remembered"),
+                },
+                (Standing::Duplicate, Ok(entry)) => AckOutcome::Duplicate(duplicate(entry).expect("held, and one command at a time")),
+                (_, Err(error)) => AckOutcome::Error { message: error.message, code: Some(error.code) },
+            };
+            errors += usize::from(matches!(outcome, AckOutcome::Error { .. }));
+            let (symbol, exchange) = match entry {
+                Ok(entry) => (entry.instrument.symbol(), entry.instrument.venue()),
+                Err(error) => (error.symbol.as_str(), error.exchange.as_str()),
+            };
+            AckEntry { symbol, exchange, outcome }
+        })
+        .collect();
+    let mut ack = Vec::with_capacity(256 + lines.len() * 128);
+    let broker = sessions.brokers.name(member.broker);
+    reply::subscribe_ack(&mut ack, session.format, broker, &lines, request.request_id.as_deref());
+    let outcome = match errors {
+        0 => Outcome::Success,
+        n if n == lines.len() => Outcome::Error,
+        _ => Outcome::Partial,
+    };
+    (ack, outcome)
+}
+
+/// Entries that fail at the broker carry the adapter's words only, as upstream's do; our own refusals name their code.
+const fn shown_code(code: FaultCode) -> Option<ErrorCode> {
+    match code {
+        FaultCode::Limit => Some(ErrorCode::LimitExceeded),
+        _ => None,
+    }
+}
+
+/// The last value as a frame, if one is due: asked for, or unasked while it is young and its feed lives.
+fn snapshot(
+    sessions: &Sessions,
+    fresh: &Fresh<'_>,
+    key: FrameKey,
+    activation: &Activation,
+    live: bool,
+) -> Option<Vec<u8>> {
+    let last = activation.last.as_ref()?;
+    let age = Micros::now().0.saturating_sub(last.t_recv.0);
+    let young = u128::from(age) <= sessions.config.snapshot_max_age.as_micros();
+    if !fresh.entry.options.snapshot.unwrap_or(live && young) {
+        return None;
+    }
+    let instrument: &Instrument = &fresh.entry.instrument;
+    let unit = Unit { broker: last.broker.map(|id| sessions.brokers.name(id)), venue: instrument.venue() };
+    let payload = normalise::decode(&last.payload, last.encoding, unit).ok()?;
+    let tick = encode::Tick {
+        instrument: instrument.as_ref(),
+        mode: last.tick_mode,
+        payload: &payload,
+        pass_through: sessions.config.pass_through,
+    };
+    let mut frame = Vec::with_capacity(last.payload.len() + 128);
+    tick.encode(&mut frame, key, sessions.brokers.name(key.label()), true).then_some(frame)
+}
