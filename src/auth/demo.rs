@@ -25,6 +25,10 @@ impl KeyStore for DemoStore {
         if api_key == DEMO_KEY { Ok(self.identity.clone()) } else { Err(AuthError::Invalid) }
     }
 
+    fn broker_of(&mut self, user: &str) -> Result<Option<Arc<str>>, AuthError> {
+        Ok(self.identity.broker.clone().filter(|_| user == DEMO_USER))
+    }
+
     fn invalidate(&mut self) {}
 }
 

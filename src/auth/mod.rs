@@ -58,6 +58,12 @@ pub trait KeyStore: Send {
     /// [`AuthError::Invalid`] if nobody's, [`AuthError::Unavailable`] if that cannot be told now.
     fn verify(&mut self, api_key: &str) -> Result<Identity, AuthError>;
 
+    /// The broker that `user` is logged in at now; `None` = none, or no such user.
+    ///
+    /// # Errors
+    /// [`AuthError::Unavailable`] if that cannot be told now.
+    fn broker_of(&mut self, user: &str) -> Result<Option<Arc<str>>, AuthError>;
+
     /// Forgets what it remembers about refused keys. What it remembers about good ones is checked at each use anyway.
     fn invalidate(&mut self);
 }

@@ -125,8 +125,13 @@ impl OpenAlgoStore {
 
     /// The broker is read at each use: it changes with each login at OpenAlgo.
     fn identity(&mut self, user: Arc<str>, digest: &KeyDigest) -> Result<Identity, String> {
+        let broker = self.broker(&user)?;
+        Ok(Identity { user, broker, class: Class::Normal, key_id: key_id(digest), demo: false })
+    }
+
+    fn broker(&mut self, user: &str) -> Result<Option<Arc<str>>, String> {
         let select = "SELECT broker, is_revoked FROM auth WHERE name = ?1";
-        let row = one(self.connection()?, select, &user, |row| {
+        let row = one(self.connection()?, select, user, |row| {
             // NULL is not revoked; anything that is not 0 is.
             let revoked = match row.get_ref(1) {
                 Ok(ValueRef::Null | ValueRef::Integer(0)) => false,
@@ -136,7 +141,7 @@ impl OpenAlgoStore {
             text(row, 0).filter(|_| !revoked)
         })?;
         let broker = row.flatten().map(|name| name.trim().to_ascii_lowercase()).filter(|name| !name.is_empty());
-        Ok(Identity { user, broker: broker.map(Arc::from), class: Class::Normal, key_id: key_id(digest), demo: false })
+        Ok(broker.map(Arc::from))
     }
 
     /// `data_version` says whether anybody wrote anything, for the price of one page; only then the rows are read.
@@ -184,6 +189,13 @@ impl KeyStore for OpenAlgoStore {
                 Err(AuthError::Unavailable(format!("{}: {cause}", self.file.display())))
             }
         }
+    }
+
+    fn broker_of(&mut self, user: &str) -> Result<Option<Arc<str>>, AuthError> {
+        self.broker(user).map_err(|cause| {
+            self.open = None;
+            AuthError::Unavailable(format!("{}: {cause}", self.file.display()))
+        })
     }
 
     fn invalidate(&mut self) {

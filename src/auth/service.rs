@@ -195,10 +195,9 @@ impl Door {
     }
 }
 
-struct Job {
-    api_key: String,
-    ip: IpAddr,
-    reply: oneshot::Sender<Result<Identity, AuthFailure>>,
+enum Job {
+    Verify { api_key: String, ip: IpAddr, reply: oneshot::Sender<Result<Identity, AuthFailure>> },
+    BrokerOf { user: String, reply: oneshot::Sender<Result<Option<Arc<str>>, AuthFailure>> },
 }
 
 impl AuthService {
@@ -224,11 +223,23 @@ impl AuthService {
         let lane = usize::from(Sha256::digest(&api_key)[0]) % shared.queues.len();
         let (reply, answer) = oneshot::channel();
         let ended = || AuthFailure::Unavailable("the auth thread ended".into());
-        match shared.queues[lane].try_send(Job { api_key, ip, reply }) {
+        match shared.queues[lane].try_send(Job::Verify { api_key, ip, reply }) {
             Ok(()) => answer.await.unwrap_or_else(|_| Err(ended())),
             Err(mpsc::error::TrySendError::Full(_)) => Err(AuthFailure::Busy),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(ended()),
         }
+    }
+
+    /// The broker that `user` is logged in at now; `None` = none. Waits its turn behind authentications.
+    ///
+    /// # Errors
+    /// [`AuthFailure::Unavailable`] when the store cannot be asked.
+    pub async fn broker_of(&self, user: &str) -> Result<Option<Arc<str>>, AuthFailure> {
+        let (reply, answer) = oneshot::channel();
+        let ended = || AuthFailure::Unavailable("the auth thread ended".into());
+        let job = Job::BrokerOf { user: user.to_owned(), reply };
+        self.shared.queues[0].send(job).await.map_err(|_| ended())?;
+        answer.await.unwrap_or_else(|_| Err(ended()))
     }
 
     /// Forgets refused keys (bus message `CACHE_INVALIDATE`). Good ones are checked against the store at each use.
@@ -239,7 +250,15 @@ impl AuthService {
 
 fn run(mut store: Box<dyn KeyStore>, mut jobs: mpsc::Receiver<Job>, door: &Door, invalidations: &AtomicU64) {
     let mut seen = 0;
-    while let Some(Job { api_key, ip, reply }) = jobs.blocking_recv() {
+    while let Some(job) = jobs.blocking_recv() {
+        let (api_key, ip, reply) = match job {
+            Job::Verify { api_key, ip, reply } => (api_key, ip, reply),
+            Job::BrokerOf { user, reply } => {
+                // The asker may be gone: then nobody needs to know.
+                let _ = reply.send(store.broker_of(&user).map_err(|e| AuthFailure::Unavailable(e.to_string())));
+                continue;
+            }
+        };
         // The client left while it waited: no Argon2 for nobody.
         if reply.is_closed() {
             continue;

@@ -12,6 +12,7 @@ use rand::rngs::SysRng;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 use std::fs::OpenOptions;
+use std::sync::Arc;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -275,6 +276,17 @@ impl KeyStore for SqliteStore {
                 Err(unavailable(StoreError::Unusable { file, cause: error.to_string() }))
             }
         }
+    }
+
+    fn broker_of(&mut self, user: &str) -> Result<Option<Arc<str>>, AuthError> {
+        let unavailable = |error: StoreError| AuthError::Unavailable(error.to_string());
+        let (db, _) = self.connection().map_err(unavailable)?;
+        let select = "SELECT broker FROM keys WHERE user = ?1 AND revoked_at IS NULL LIMIT 1";
+        let broker = db.prepare_cached(select).and_then(|mut s| s.query_row([user], |row| row.get(0)).optional());
+        broker.map(|name: Option<String>| name.map(Arc::from)).map_err(|error| {
+            self.open = None;
+            unavailable(StoreError::Unusable { file: self.file.clone(), cause: error.to_string() })
+        })
     }
 
     fn invalidate(&mut self) {}

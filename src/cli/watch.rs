@@ -61,6 +61,20 @@ impl Default for WatchOptions {
     }
 }
 
+impl From<super::WatchArgs> for WatchOptions {
+    fn from(args: super::WatchArgs) -> Self {
+        WatchOptions {
+            symbols: args.symbols,
+            exchange: args.exchange,
+            mode: args.mode,
+            format: args.format,
+            url: args.url,
+            key: args.key,
+            count: Some(args.count).filter(|count| *count > 0),
+        }
+    }
+}
+
 /// Runs the command to its end on the calling thread and gives the exit code.
 pub fn run(options: WatchOptions) -> u8 {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

@@ -1,0 +1,143 @@
+//! What runs beside the tick path on the control thread: gauges, the auditor, warnings about a silent bus, invalidations.
+
+use crate::auth::AuthService;
+use crate::bus::endpoints::{EndpointStatus, Quiet, QuietWarning, quiet};
+use crate::bus::frames::Invalidate;
+use crate::engine::metrics::WorkerStats;
+use crate::engine::queue::Control;
+use crate::registry::Registry;
+use crate::registry::audit::{Auditor, Held};
+use crate::shards::{self, Shards};
+use metrics::{Gauge, describe_gauge, gauge};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+
+/// Gauges are set this often.
+const GAUGES: Duration = Duration::from_secs(1);
+/// The auditor looks this often.
+const AUDIT: Duration = Duration::from_secs(10);
+/// An endpoint that clients wait for may be silent this long before a warning.
+const QUIET_AFTER: Duration = Duration::from_secs(10);
+
+/// Gauges that are sums over workers.
+pub(super) struct WorkerGauges {
+    outbox_bytes: Gauge,
+    lagging: Gauge,
+}
+
+impl WorkerGauges {
+    /// Makes the handles with the current recorder.
+    pub(super) fn register() -> Self {
+        describe_gauge!("tickcast_outbox_bytes", "Bytes waiting in all sessions' outboxes");
+        describe_gauge!("tickcast_sessions_lagging", "Sessions whose oldest unsent tick is older than 1 s");
+        WorkerGauges { outbox_bytes: gauge!("tickcast_outbox_bytes"), lagging: gauge!("tickcast_sessions_lagging") }
+    }
+}
+
+/// What the upkeep looks at.
+pub(super) struct Upkeep {
+    pub(super) registry: Arc<Registry>,
+    pub(super) shards: Arc<Shards>,
+    pub(super) lock_metrics: shards::metrics::Metrics,
+    pub(super) gauges: WorkerGauges,
+    pub(super) workers: Vec<(Arc<WorkerStats>, mpsc::Sender<Control>)>,
+    pub(super) endpoints: Vec<Arc<EndpointStatus>>,
+    /// Whether silence of the bus is expected: the simulated market runs instead.
+    pub(super) sim_runs: Box<dyn Fn() -> bool + Send>,
+}
+
+impl Upkeep {
+    /// Runs for ever; the control thread drops it at the end.
+    pub(super) async fn run(mut self) {
+        let mut auditor = Auditor::default();
+        let mut gauges = tokio::time::interval(GAUGES);
+        let mut audit = tokio::time::interval(AUDIT);
+        let mut watch = QuietWatch::default();
+        loop {
+            tokio::select! {
+                _ = gauges.tick() => {
+                    self.publish();
+                    self.warn_of_silence(&mut watch);
+                }
+                _ = audit.tick() => self.audit(&mut auditor).await,
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        self.registry.observe();
+        self.lock_metrics.publish(&self.shards);
+        let sum = |f: fn(&WorkerStats) -> usize| self.workers.iter().map(|(s, _)| f(s)).sum::<usize>() as f64;
+        self.gauges.outbox_bytes.set(sum(|s| s.outbox_bytes.load(Ordering::Relaxed)));
+        self.gauges.lagging.set(sum(|s| s.lagging.load(Ordering::Relaxed)));
+    }
+
+    /// Asks every worker what its sessions hold and compares that with the registry.
+    async fn audit(&self, auditor: &mut Auditor) {
+        let mut held = Vec::new();
+        for (_, control) in &self.workers {
+            let (reply, answer) = oneshot::channel();
+            if control.try_send(Control::Audit(reply)).is_ok() {
+                match answer.await {
+                    Ok(answer) => held.extend(answer),
+                    // The worker drains: nothing can be compared any more.
+                    Err(_) => return,
+                }
+            } else {
+                return;
+            }
+        }
+        let sessions = held.iter().map(|h| Held {
+            session: h.session,
+            user: h.user,
+            keys: h.keys.iter().map(|(i, m)| (i.as_ref(), *m)).collect::<Vec<_>>(),
+        });
+        let drift = auditor.audit(&self.registry, sessions);
+        if drift.counts().iter().any(|n| *n > 0) {
+            tracing::error!(?drift, "sessions, registry and adapters disagree; please report this");
+        }
+    }
+
+    fn warn_of_silence(&self, watch: &mut QuietWatch) {
+        let subscribed = self.workers.iter().any(|(s, _)| s.subscriptions.load(Ordering::Relaxed) > 0);
+        if !subscribed || (self.sim_runs)() {
+            *watch = QuietWatch::default();
+            return;
+        }
+        let since = *watch.subscribed_since.get_or_insert_with(Instant::now);
+        watch.warned.resize(self.endpoints.len(), None);
+        for (endpoint, warned) in self.endpoints.iter().zip(&mut watch.warned) {
+            let found = quiet(endpoint.seen(), Some(since.elapsed()), QUIET_AFTER);
+            if let Some(quiet) = found.filter(|_| found != *warned) {
+                let spec = endpoint.spec();
+                let warning =
+                    QuietWarning { endpoint: &spec.endpoint, direction: spec.direction, quiet, after: QUIET_AFTER };
+                tracing::warn!("{warning}");
+            }
+            *warned = found;
+        }
+    }
+}
+
+/// Since when clients wait, and what has been warned of.
+#[derive(Default)]
+struct QuietWatch {
+    subscribed_since: Option<Instant>,
+    warned: Vec<Option<Quiet>>,
+}
+
+/// Cache invalidations from the bus: forget, look the broker up again, rebuild the adapter and replay.
+pub(super) async fn invalidate(mut queue: mpsc::Receiver<Invalidate>, auth: AuthService, registry: Arc<Registry>) {
+    while let Some(Invalidate { user, kind }) = queue.recv().await {
+        auth.invalidate();
+        match auth.broker_of(&user).await {
+            Ok(broker) => {
+                tracing::info!(user, ?kind, broker = broker.as_deref().unwrap_or("none"), "credentials changed: adapter is rebuilt");
+                registry.invalidate(&user, broker.as_deref());
+            }
+            Err(error) => tracing::warn!(user, ?error, "credentials changed, but the key store cannot be read"),
+        }
+    }
+}

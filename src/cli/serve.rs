@@ -1,0 +1,102 @@
+//! `tickcast serve`: start, say so, serve until told to stop, drain.
+
+use super::{ServeArgs, check, exit};
+use crate::app::{App, Hooks, Running, StartError};
+use crate::config::{self, Settings, settings::KeyStoreSetting};
+use std::io::{self, Write};
+
+/// Runs the server until Ctrl-C or SIGTERM; the exit code.
+///
+/// # Errors
+/// Stdout or stderr cannot be written.
+pub fn run(args: &ServeArgs, env: Vec<(String, String)>, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<u8> {
+    let settings = match config::load(&args.sources(env)) {
+        Ok(loaded) => loaded.settings,
+        Err(problems) => return check::report(&problems, err),
+    };
+    log_to_stderr(&settings.log.level);
+    match crate::net::sys::raise_file_limit() {
+        Ok(limit) => tracing::debug!(soft = limit.soft, hard = limit.hard, "open files"),
+        Err(error) => tracing::warn!(%error, "the limit of open files could not be raised"),
+    }
+    let running = match App::build(settings.clone(), Hooks::default()).and_then(App::spawn) {
+        Ok(running) => running,
+        Err(error) => {
+            writeln!(err, "tickcast: {error}")?;
+            return Ok(exit_code(&error));
+        }
+    };
+    writeln!(out, "{}", running.addresses().ready_line())?;
+    out.flush()?;
+    banner(&settings, &running, err)?;
+    if let Err(error) = wait_for_the_end() {
+        writeln!(err, "tickcast: cannot wait for signals: {error}")?;
+    }
+    writeln!(err, "tickcast: draining (clients are told to reconnect) …")?;
+    if running.drain() {
+        writeln!(err, "tickcast: stopped")?;
+    } else {
+        writeln!(err, "tickcast: stopped; something was still busy after 5 s and was left behind")?;
+    }
+    Ok(exit::OK)
+}
+
+fn exit_code(error: &StartError) -> u8 {
+    match error {
+        StartError::Bind { .. } => exit::BIND,
+        StartError::KeyStore(_) => exit::KEY_STORE,
+        StartError::Settings(_) => exit::SETTINGS,
+        StartError::Runtime(_) => exit::RUNTIME,
+    }
+}
+
+/// What a newcomer needs to see, in the first screen.
+fn banner(settings: &Settings, running: &Running, err: &mut dyn Write) -> io::Result<()> {
+    let at = running.addresses();
+    let kind = settings.adapters.default.label();
+    writeln!(err, "tickcast {}", env!("CARGO_PKG_VERSION"))?;
+    writeln!(err, "  clients  ws://{}", at.ws)?;
+    writeln!(err, "  admin    http://{}/ (metrics, healthz, readyz)", at.admin)?;
+    writeln!(err, "  bus      {}", if at.bus.is_empty() { "none".to_owned() } else { at.bus.join(", ") })?;
+    match kind {
+        "sim" => writeln!(err, "  adapter  sim: a simulated market, until the first real tick arrives on the bus")?,
+        kind => writeln!(err, "  adapter  {kind}: ticks come from publishers on the bus")?,
+    }
+    match &settings.auth.store {
+        KeyStoreSetting::Demo => {
+            writeln!(err, "  key      demo-key (user demo, loopback only)")?;
+            let symbols = if kind == "sim" { "RELIANCE NIFTY" } else { "RELIANCE" };
+            let url = if at.ws.port() == 8765 { String::new() } else { format!(" --url ws://{}", at.ws) };
+            writeln!(err, "  try      tickcast watch {symbols}{url}   (cargo run --release -- watch {symbols}{url})")?;
+        }
+        KeyStoreSetting::Sqlite(file) => {
+            writeln!(err, "  key      from {} (tickcast keys add --store … --user … --broker …)", file.display())?;
+            writeln!(err, "  try      tickcast watch RELIANCE --url ws://{} --key YOUR_KEY", at.ws)?;
+        }
+        KeyStoreSetting::OpenAlgo(file) => {
+            writeln!(err, "  key      OpenAlgo's own, from {}", file.display())?;
+            writeln!(err, "  try      tickcast watch RELIANCE --url ws://{} --key YOUR_OPENALGO_KEY", at.ws)?;
+        }
+    }
+    writeln!(err, "  stop     Ctrl-C")?;
+    err.flush()
+}
+
+/// Blocks until Ctrl-C or SIGTERM.
+fn wait_for_the_end() -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::select! {
+            interrupted = tokio::signal::ctrl_c() => interrupted,
+            _ = terminate.recv() => Ok(()),
+        }
+    })
+}
+
+fn log_to_stderr(level: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_new(level)
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // A second server in one process, as in tests, logs through the first one's subscriber.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).try_init();
+}
