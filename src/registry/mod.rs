@@ -5,7 +5,7 @@
 //! adapters. A session that wants ticks activates itself at the shards when it is told that its entry is live.
 //! Promises: no method waits but `attach` (at most `attach_window`); per entry one shard lock, never two locks at once;
 //! a broker sees first-in and last-out only; what is rolled back, left or retired leaves nothing behind.
-//! Knows nothing of sockets, formats or ticks. Tests: `tests/registry_races.rs`, `tests/registry.rs`, `audit.rs`.
+//! Knows nothing of sockets, formats or ticks. Tests: `tests/registry_races.rs`, `tests/registry_threads.rs`, `tests/adapter_lifecycle.rs`.
 
 pub mod audit;
 pub mod metrics;
