@@ -11,7 +11,7 @@ use tickcast::model::{Mode, ScopeId};
 use tickcast::registry::{Config, Decision, FaultCode, Member, Outcome, ScopedSource, Want};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
-use world::{nse, session, world, world_with};
+use world::{nse, session, world, world_on, world_with};
 
 #[tokio::test(start_paused = true)]
 async fn a_disconnect_that_hangs_is_cut_off() {
@@ -306,4 +306,58 @@ async fn attaching_a_session_again_counts_it_once() {
     w.registry.detach(session(1), &m);
     sleep(Duration::from_secs(11)).await;
     w.assert_empty("asha").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_closes_while_it_authenticates_counts_for_nothing() {
+    let w = world();
+    w.script.connects([Play::Hold]);
+    let registry = w.registry.clone();
+    let attach = tokio::spawn(async move { registry.attach(session(1), "asha", Some("fake")).await });
+    w.script.until(|s| s.alive() == 1).await;
+    attach.abort();
+    sleep(Duration::from_secs(30)).await;
+    w.assert_empty("asha").await;
+    // A session that was attached before stays so when it gives up its second attach.
+    let m = w.attach(1, "asha").await;
+    let again = w.registry.attach(session(1), "asha", Some("other"));
+    assert!(tokio::time::timeout(Duration::ZERO, again).await.is_err());
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(w.script.alive(), 1);
+    w.registry.detach(session(1), &m);
+    sleep(Duration::from_secs(30)).await;
+    w.assert_empty("asha").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_gauges_and_counters_say_what_is_there() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let rendered = recorder.handle();
+    let w = metrics::with_local_recorder(&recorder, || world_on(&["fake"]));
+    let m = w.attach(1, "asha").await;
+    w.registry.attach(session(2), "bela", Some("elsewhere")).await.expect("live");
+    w.subscribe(&m, 1, "SBIN").await.expect("accepted");
+    w.subscribe(&m, 3, "SBIN").await.expect("shared");
+    w.subscribe(&m, 1, "TCS").await.expect("accepted");
+    w.script.calls([Play::Refuse("no".into())]);
+    w.subscribe(&m, 1, "BADX").await.expect_err("refused");
+    w.registry.observe();
+    let text = rendered.render();
+    for line in [
+        "tickcast_subscriptions_active 3",
+        "tickcast_subscriptions_by_references{refs=\"1\"} 1",
+        "tickcast_subscriptions_by_references{refs=\"2-4\"} 1",
+        "tickcast_subscriptions_shared_ratio 0.5",
+        "tickcast_users_connected 2",
+        "tickcast_adapters{broker=\"fake\",state=\"ready\"} 1",
+        "tickcast_adapters{broker=\"other\",state=\"ready\"} 1",
+        "tickcast_adapter_connections{broker=\"fake\"} 1",
+        "tickcast_broker_calls_total{broker=\"fake\",op=\"subscribe\",outcome=\"success\"} 2",
+        "tickcast_broker_calls_total{broker=\"fake\",op=\"subscribe\",outcome=\"refused\"} 1",
+        "tickcast_subscription_events_total{event=\"first_in\"} 2",
+        "tickcast_subscription_events_total{event=\"joined\"} 1",
+        "tickcast_subscription_events_total{event=\"rolled_back\"} 1",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+    }
 }

@@ -26,12 +26,21 @@ pub(crate) fn world() -> World {
 }
 
 pub(crate) fn world_with(supervisor: SupervisorConfig, config: Config) -> World {
+    metrics::with_local_recorder(&NoopRecorder, || build(supervisor, config, &[]))
+}
+
+/// A world whose metrics go to the recorder in force, with these broker labels.
+pub(crate) fn world_on(brokers: &[&str]) -> World {
+    build(SupervisorConfig::default(), Config::default(), brokers)
+}
+
+fn build(supervisor: SupervisorConfig, config: Config, brokers: &[&str]) -> World {
     let script = Script::default();
     let shards = Arc::new(Shards::new(&ShardsConfig { shards: 8, seed: Some(7), ..ShardsConfig::default() }));
-    let (adapter_metrics, metrics) =
-        metrics::with_local_recorder(&NoopRecorder, || (AdapterMetrics::register([]), RegistryMetrics::register()));
+    let adapter_metrics = AdapterMetrics::register(brokers.iter().copied());
     let runtime = tokio::runtime::Handle::current();
     let supervisors = Supervisors::new(supervisor, Arc::new(script.clone()), adapter_metrics, runtime);
+    let metrics = RegistryMetrics::register();
     let registry = Registry::new(config, shards.clone(), Arc::new(Brokers::new()), supervisors, metrics);
     World { script, registry, shards }
 }
