@@ -5,7 +5,7 @@
 //! nudge, never queued, so no wish can be lost and rapid changes cost one step.
 //! Promises: one adapter a user at any time, made by this task only; a dying adapter is gone before the next is made;
 //! every call is answered to the owner once, at the latest at its deadline; nothing of an old generation is believed.
-//! Knows nothing of sessions, keys' references or shards. Tests: `tests/registry_races.rs`, `tests/adapters.rs`.
+//! Knows nothing of sessions, keys' references or shards. Tests: `tests/adapter_lifecycle.rs`, `tests/registry_*.rs`.
 
 mod actor;
 

@@ -5,7 +5,7 @@
 //! adapters. A session that wants ticks activates itself at the shards when it is told that its entry is live.
 //! Promises: no method waits but `attach` (at most `attach_window`); per entry one shard lock, never two locks at once;
 //! a broker sees first-in and last-out only; what is rolled back, left or retired leaves nothing behind.
-//! Knows nothing of sockets, formats or ticks. Tests: `tests/registry_races.rs`, `tests/registry.rs`, `audit.rs`.
+//! Knows nothing of sockets, formats or ticks. Tests: `tests/registry_races.rs`, `tests/registry_threads.rs`, `tests/adapter_lifecycle.rs`.
 
 pub mod audit;
 pub mod metrics;
@@ -158,7 +158,8 @@ impl Registry {
 
     /// Counts `session` under `user` and waits until the user's adapter is ready, has failed, or the window is over (it
     /// then goes on in the background and subscribes queue). `broker` is what the key store names. Attaching again is
-    /// re-authentication and retry; as another user, the caller detaches the old member first.
+    /// re-authentication and retry; as another user, the caller detaches the old member first. A first attach that is
+    /// dropped before it is done counts for nothing.
     ///
     /// # Errors
     /// The broker part failed; the session stays attached.
@@ -168,10 +169,12 @@ impl Registry {
         user: &str,
         broker: Option<&str>,
     ) -> Result<Member, AttachError> {
-        let (id, name) = self.users.with(|users| users.attach(session, user));
+        let (id, name, new) = self.users.with(|users| users.attach(session, user));
+        let mut undo = Undo { registry: new.then_some(self), session, user: id };
         let known = broker.and_then(|b| self.brokers.intern(b).map(|id| (id, b.to_ascii_lowercase())));
         let Some((broker_id, broker)) = known else {
             let member = Member { user: id, broker: BrokerId(u16::MAX), scope: ScopeId::SHARED, name };
+            undo.registry = None;
             let (text, cause) = ("No broker is configured for this user", "no usable broker row");
             return Err(AttachError { fault: broker_fault(FaultCode::Broker, id, "none", text, cause), member });
         };
@@ -184,6 +187,7 @@ impl Registry {
             // Late, or the control runtime is going down: subscribes will queue, or be refused.
             Ok(Err(_)) | Err(_) => State::Connecting,
         };
+        undo.registry = None;
         match state {
             State::Failed(fault) => Err(AttachError { fault, member }),
             _ => Ok(member),
@@ -193,15 +197,7 @@ impl Registry {
     /// `session` has gone (or becomes another user's). Its references must have been released. The user's last session
     /// starts the linger.
     pub fn detach(&self, session: SessionId, member: &Member) {
-        let left = self.users.with(|users| users.detach(session, member.user));
-        if left != Some(0) {
-            return;
-        }
-        match self.links.with(|links| links.handle(member.user)) {
-            Some(handle) => handle.nudge(),
-            // A user without a broker never had a supervisor that could forget it.
-            None => self.users.with(|users| users.forget_idle(member.user)),
-        }
+        self.detach_user(session, member.user);
     }
 
     /// Takes a reference for each want. Entry `i` of the answer is about `wants[i]`; for `Pending` ones `(i, outcome)`
@@ -326,6 +322,18 @@ impl Registry {
     /// Times and counts of the user and adapter locks, for the lock metrics.
     pub fn lock_stats(&self) -> [&Arc<crate::shards::LockStats>; 2] {
         [self.users.stats(), self.links.stats()]
+    }
+
+    fn detach_user(&self, session: SessionId, user: UserId) {
+        let left = self.users.with(|users| users.detach(session, user));
+        if left != Some(0) {
+            return;
+        }
+        match self.links.with(|links| links.handle(user)) {
+            Some(handle) => handle.nudge(),
+            // A user without a broker never had a supervisor that could forget it.
+            None => self.users.with(|users| users.forget_idle(user)),
+        }
     }
 
     fn scope_of(&self, user: &str, broker: &str) -> ScopeId {
@@ -468,6 +476,21 @@ impl Registry {
             Event::Replayed => tracing::debug!(user, key = ?name, refs, "replayed"),
             Event::ReplayFailed => tracing::warn!(user, key = ?name, refs, "not live though held, trying again"),
             Event::ReleaseFailed => tracing::warn!(user, key = ?name, refs, "the broker did not let go, trying again"),
+        }
+    }
+}
+
+/// Takes a first attach back when its caller stops waiting for it.
+struct Undo<'a> {
+    registry: Option<&'a Arc<Registry>>,
+    session: SessionId,
+    user: UserId,
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if let Some(registry) = self.registry {
+            registry.detach_user(self.session, self.user);
         }
     }
 }

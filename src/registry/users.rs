@@ -22,8 +22,8 @@ struct User {
 }
 
 impl Users {
-    /// Counts `session` under the user's name; twice is once.
-    pub(super) fn attach(&mut self, session: SessionId, name: &str) -> (UserId, Arc<str>) {
+    /// Counts `session` under the user's name; twice is once. Whether it was new.
+    pub(super) fn attach(&mut self, session: SessionId, name: &str) -> (UserId, Arc<str>, bool) {
         let id = match self.ids.get(name) {
             Some(id) => *id,
             None => {
@@ -35,8 +35,8 @@ impl Users {
             }
         };
         let user = self.by_id.get_mut(&id).expect("a name leads to a user");
-        user.sessions.insert(session);
-        (id, user.name.clone())
+        let new = user.sessions.insert(session);
+        (id, user.name.clone(), new)
     }
 
     /// How many sessions are left, if this one was there.

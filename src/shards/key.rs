@@ -10,14 +10,14 @@
 
 use crate::model::StreamId;
 
+mod fault;
 mod machine;
 mod table;
 #[cfg(test)]
 mod tests;
 
-pub use machine::{
-    Call, CallId, CallIds, Context, Effects, Event, Fault, FaultCode, Join, Key, Leave, Op, Told, retry_delay,
-};
+pub use fault::{Fault, FaultCode};
+pub use machine::{Call, CallId, CallIds, Context, Effects, Event, Join, Key, Leave, Op, Told, retry_delay};
 pub use table::{KeyName, KeyView, RefCounts, Touched};
 
 /// All keys of one shard, as the registry fills it.

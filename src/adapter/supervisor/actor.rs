@@ -1,8 +1,9 @@
 //! The task of one user: a loop that waits for one thing, then takes the step that what is desired demands.
 
-use super::{
-    CLOSE_WAIT, Desired, Handle, LATE_CALLS_MAX, Owner, RETRY_SCAN, State, Status, Supervisors, Unstarted, broker_fault,
-};
+mod calls;
+
+use self::calls::Pending;
+use super::{CLOSE_WAIT, Desired, Handle, Owner, RETRY_SCAN, State, Status, Supervisors, Unstarted, broker_fault};
 use crate::adapter::metrics::{CallOp, CallOutcome};
 use crate::adapter::{CallError, Command, Io, Report};
 use crate::model::UserId;
@@ -40,13 +41,6 @@ pub(super) struct Actor {
     deadlines: VecDeque<(Instant, CallId)>,
     late: HashMap<CallId, (Op, KeyName)>,
     next_scan: Option<Instant>,
-}
-
-struct Pending {
-    op: Op,
-    name: KeyName,
-    /// When it went to the adapter; `None` while there is none to take it.
-    sent: Option<Instant>,
 }
 
 /// Where the user's adapter stands.
@@ -430,103 +424,6 @@ impl Actor {
         }
     }
 
-    fn take_call(&mut self, call: Call, name: KeyName) {
-        if call.generation != self.generation() {
-            // Its key has been brought to the new generation since, with a call of its own.
-            self.handle.pending.fetch_sub(1, Ordering::AcqRel);
-            return;
-        }
-        let now = Instant::now();
-        if let Phase::Down { fault: Some(fault), .. } = &self.phase {
-            let fault = fault.clone();
-            self.handle.pending.fetch_sub(1, Ordering::AcqRel);
-            self.owner.answered(self.user, &name, call.id, Err(fault));
-            return;
-        }
-        self.deadlines.push_back((now + self.all.config.call_timeout, call.id));
-        let mut pending = Pending { op: call.op, name, sent: None };
-        let sent = match &self.phase {
-            Phase::Up { adapter, stage: Stage::Ready { .. } } => {
-                let name = pending.name.clone();
-                let command = match call.op {
-                    Op::Subscribe => Command::Subscribe { call: call.id, name, depth: call.depth },
-                    Op::Unsubscribe => Command::Unsubscribe { call: call.id, name },
-                };
-                pending.sent = Some(now);
-                adapter.commands.try_send(command).is_ok()
-            }
-            // It waits: a connect or a clearing ends in a new generation, whose calls go out then.
-            _ => true,
-        };
-        self.pending.insert(call.id, pending);
-        if !sent {
-            self.take_answer(call.id, Err(CallError::Failed("the adapter's queue is full".into())), now);
-        }
-    }
-
-    /// Calls that waited for a clearing that has failed are answered with an error: what the broker holds is not known.
-    fn fail_waiting(&mut self) {
-        let waiting: Vec<CallId> = self.pending.iter().filter(|(_, p)| p.sent.is_none()).map(|(id, _)| *id).collect();
-        for id in waiting {
-            let Some(p) = self.pending.remove(&id) else { continue };
-            self.handle.pending.fetch_sub(1, Ordering::AcqRel);
-            let text = "The broker could not be cleared";
-            let fault = broker_fault(FaultCode::Broker, self.user, self.broker(), text, "unsubscribe_all failed");
-            self.owner.answered(self.user, &p.name, id, Err(fault));
-        }
-    }
-
-    fn take_answer(&mut self, call: CallId, outcome: Result<Option<u32>, CallError>, now: Instant) {
-        let Some(p) = self.pending.remove(&call) else {
-            if let (Some((op, name)), Ok(depth)) = (self.late.remove(&call), outcome) {
-                tracing::info!(user = self.user.0, key = ?name, op = op.label(), "late answer from the broker");
-                self.owner.late_success(self.user, &name, call, op, depth);
-            }
-            return;
-        };
-        self.handle.pending.fetch_sub(1, Ordering::AcqRel);
-        let broker = self.broker();
-        let took = now - p.sent.unwrap_or(now);
-        let (label, outcome) = match outcome {
-            Ok(depth) => (CallOutcome::Success, Ok(depth)),
-            Err(CallError::Refused(message)) => (CallOutcome::Refused, Err(Fault::new(FaultCode::Refused, message))),
-            Err(CallError::Failed(cause)) => {
-                let text = "The broker call failed";
-                (CallOutcome::Failed, Err(broker_fault(FaultCode::Broker, self.user, broker, text, &cause)))
-            }
-        };
-        self.all.metrics.called(broker, call_op(p.op), label, took);
-        self.owner.answered(self.user, &p.name, call, outcome);
-    }
-
-    fn expire_calls(&mut self, now: Instant) {
-        while let Some((at, call)) = self.deadlines.front().copied() {
-            if !self.pending.contains_key(&call) {
-                self.deadlines.pop_front();
-                continue;
-            }
-            if at > now {
-                break;
-            }
-            self.deadlines.pop_front();
-            let Some(p) = self.pending.remove(&call) else { continue };
-            self.handle.pending.fetch_sub(1, Ordering::AcqRel);
-            let (broker, cause) = (self.broker(), "call deadline passed");
-            let Some(sent) = p.sent else {
-                let text = "The broker is not connected";
-                let fault = broker_fault(FaultCode::Broker, self.user, broker, text, cause);
-                self.owner.answered(self.user, &p.name, call, Err(fault));
-                continue;
-            };
-            let fault = broker_fault(FaultCode::Broker, self.user, broker, "The broker did not answer in time", cause);
-            self.all.metrics.called(broker, call_op(p.op), CallOutcome::Timeout, now - sent);
-            if self.late.len() < LATE_CALLS_MAX {
-                self.late.insert(call, (p.op, p.name.clone()));
-            }
-            self.owner.timed_out(self.user, &p.name, call, fault);
-        }
-    }
-
     fn scan_retries(&mut self, now: Instant) {
         if self.handle.unsettled.swap(false, Ordering::AcqRel) {
             self.next_scan.get_or_insert(now + RETRY_SCAN);
@@ -539,14 +436,6 @@ impl Actor {
         let waiting = !ready || self.owner.retry(self.user);
         let connected_some_day = !matches!(&self.phase, Phase::Down { .. });
         self.next_scan = (waiting && connected_some_day).then(|| now + RETRY_SCAN);
-    }
-
-    fn pending_fail(&mut self, fault: &Fault) {
-        self.deadlines.clear();
-        for (id, p) in std::mem::take(&mut self.pending) {
-            self.handle.pending.fetch_sub(1, Ordering::AcqRel);
-            self.owner.answered(self.user, &p.name, id, Err(fault.clone()));
-        }
     }
 
     /// A new life in which the broker has nothing of ours: calls of the old one are forgotten, and every key makes the
@@ -577,10 +466,3 @@ impl Actor {
 const ATTACH_WINDOW: Duration = Duration::from_secs(3);
 /// An adapter lost after it was ready this long is replaced at once; sooner, with back-off.
 const STEADY: Duration = Duration::from_secs(60);
-
-fn call_op(op: Op) -> CallOp {
-    match op {
-        Op::Subscribe => CallOp::Subscribe,
-        Op::Unsubscribe => CallOp::Unsubscribe,
-    }
-}

@@ -1,6 +1,7 @@
 //! All keys of one shard, by user, so that the replay of one user touches nobody else's.
 
-use super::machine::{CallId, Context, Effects, Fault, Join, Key, Leave, Op};
+use super::fault::Fault;
+use super::machine::{CallId, Context, Effects, Join, Key, Leave, Op};
 use crate::model::{Instrument, InstrumentRef, Mode, SessionId, StreamId, UserId};
 use hashbrown::{Equivalent, HashMap};
 use std::fmt;

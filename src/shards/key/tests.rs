@@ -1,6 +1,6 @@
 //! One key under seeded churn, against a broker that executes calls in any order, late or never.
 
-use super::machine::{CallId, CallIds, Context, Effects, Event, Fault, FaultCode, Join, Key, Leave, Op, Told};
+use super::{CallId, CallIds, Context, Effects, Event, Fault, FaultCode, Join, Key, Leave, Op, Told};
 use crate::model::{SessionId, WorkerId};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -254,6 +254,30 @@ fn events_come_after_the_fact() {
     assert!(key.result(call, Ok(None), &cx, &mut fx));
     assert_eq!(fx.events.to_vec(), [Event::Left, Event::LastOut]);
     assert!(key.is_over());
+}
+
+#[test]
+fn a_late_success_older_than_an_unsubscribe_is_not_adopted() {
+    let ids = CallIds::default();
+    let start = Instant::now();
+    let cx = |secs| Context { now: start + Duration::from_secs(secs), generation: 1, calls: &ids };
+    let late = || Fault::new(FaultCode::Broker, "late");
+    let (mut key, mut fx) = (Key::default(), Effects::default());
+    key.join(session(1), 1, 5, &cx(0), &mut fx);
+    let first = fx.call.take().expect("first-in").id;
+    key.timeout(first, late(), &cx(5), &mut fx);
+    key.retry(&cx(10), &mut fx);
+    let second = fx.call.take().expect("let go");
+    assert_eq!(second.op, Op::Unsubscribe);
+    key.timeout(second.id, late(), &cx(15), &mut fx);
+    let mut fx = Effects::default();
+    key.join(session(2), 2, 5, &cx(16), &mut fx);
+    let third = fx.call.take().expect("a first-in on an unknown key subscribes").id;
+    // The unsubscribe may still be executed after the first subscribe was.
+    key.late_success(first, Op::Subscribe, None, &cx(17), &mut fx);
+    assert!(fx.done.is_empty() && fx.call.is_none());
+    assert!(key.result(third, Ok(None), &cx(18), &mut fx));
+    assert_eq!(fx.done, [(2, Told::Live { depth: 5 })]);
 }
 
 #[test]

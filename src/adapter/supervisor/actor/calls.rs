@@ -1,0 +1,131 @@
+//! Calls under way: sent, answered, given up, answered late.
+
+use super::{Actor, Phase, Stage};
+use crate::adapter::metrics::{CallOp, CallOutcome};
+use crate::adapter::supervisor::{LATE_CALLS_MAX, broker_fault};
+use crate::adapter::{CallError, Command};
+use crate::shards::key::{Call, CallId, Fault, FaultCode, KeyName, Op};
+use std::sync::atomic::Ordering;
+use tokio::time::Instant;
+
+/// A call without an answer yet.
+pub(super) struct Pending {
+    op: Op,
+    name: KeyName,
+    /// When it went to the adapter; `None` while there is none to take it.
+    sent: Option<Instant>,
+}
+
+impl Actor {
+    pub(super) fn take_call(&mut self, call: Call, name: KeyName) {
+        if call.generation != self.generation() {
+            // Its key has been brought to the new generation since, with a call of its own.
+            self.handle.pending.fetch_sub(1, Ordering::AcqRel);
+            return;
+        }
+        let now = Instant::now();
+        if let Phase::Down { fault: Some(fault), .. } = &self.phase {
+            let fault = fault.clone();
+            self.handle.pending.fetch_sub(1, Ordering::AcqRel);
+            self.owner.answered(self.user, &name, call.id, Err(fault));
+            return;
+        }
+        self.deadlines.push_back((now + self.all.config.call_timeout, call.id));
+        let mut pending = Pending { op: call.op, name, sent: None };
+        let sent = match &self.phase {
+            Phase::Up { adapter, stage: Stage::Ready { .. } } => {
+                let name = pending.name.clone();
+                let command = match call.op {
+                    Op::Subscribe => Command::Subscribe { call: call.id, name, depth: call.depth },
+                    Op::Unsubscribe => Command::Unsubscribe { call: call.id, name },
+                };
+                pending.sent = Some(now);
+                adapter.commands.try_send(command).is_ok()
+            }
+            // It waits: a connect or a clearing ends in a new generation, whose calls go out then.
+            _ => true,
+        };
+        self.pending.insert(call.id, pending);
+        if !sent {
+            self.take_answer(call.id, Err(CallError::Failed("the adapter's queue is full".into())), now);
+        }
+    }
+
+    /// Calls that waited for a clearing that has failed are answered with an error: what the broker holds is not known.
+    pub(super) fn fail_waiting(&mut self) {
+        let waiting: Vec<CallId> = self.pending.iter().filter(|(_, p)| p.sent.is_none()).map(|(id, _)| *id).collect();
+        for id in waiting {
+            let Some(p) = self.pending.remove(&id) else { continue };
+            self.handle.pending.fetch_sub(1, Ordering::AcqRel);
+            let text = "The broker could not be cleared";
+            let fault = broker_fault(FaultCode::Broker, self.user, self.broker(), text, "unsubscribe_all failed");
+            self.owner.answered(self.user, &p.name, id, Err(fault));
+        }
+    }
+
+    pub(super) fn take_answer(&mut self, call: CallId, outcome: Result<Option<u32>, CallError>, now: Instant) {
+        let Some(p) = self.pending.remove(&call) else {
+            if let (Some((op, name)), Ok(depth)) = (self.late.remove(&call), outcome) {
+                tracing::info!(user = self.user.0, key = ?name, op = op.label(), "late answer from the broker");
+                self.owner.late_success(self.user, &name, call, op, depth);
+            }
+            return;
+        };
+        self.handle.pending.fetch_sub(1, Ordering::AcqRel);
+        let broker = self.broker();
+        let took = now - p.sent.unwrap_or(now);
+        let (label, outcome) = match outcome {
+            Ok(depth) => (CallOutcome::Success, Ok(depth)),
+            Err(CallError::Refused(message)) => (CallOutcome::Refused, Err(Fault::new(FaultCode::Refused, message))),
+            Err(CallError::Failed(cause)) => {
+                let text = "The broker call failed";
+                (CallOutcome::Failed, Err(broker_fault(FaultCode::Broker, self.user, broker, text, &cause)))
+            }
+        };
+        self.all.metrics.called(broker, call_op(p.op), label, took);
+        self.owner.answered(self.user, &p.name, call, outcome);
+    }
+
+    pub(super) fn expire_calls(&mut self, now: Instant) {
+        while let Some((at, call)) = self.deadlines.front().copied() {
+            if !self.pending.contains_key(&call) {
+                self.deadlines.pop_front();
+                continue;
+            }
+            if at > now {
+                break;
+            }
+            self.deadlines.pop_front();
+            let Some(p) = self.pending.remove(&call) else { continue };
+            self.handle.pending.fetch_sub(1, Ordering::AcqRel);
+            let (broker, cause) = (self.broker(), "call deadline passed");
+            let Some(sent) = p.sent else {
+                let text = "The broker is not connected";
+                let fault = broker_fault(FaultCode::Broker, self.user, broker, text, cause);
+                self.owner.answered(self.user, &p.name, call, Err(fault));
+                continue;
+            };
+            let fault = broker_fault(FaultCode::Broker, self.user, broker, "The broker did not answer in time", cause);
+            self.all.metrics.called(broker, call_op(p.op), CallOutcome::Timeout, now - sent);
+            if self.late.len() < LATE_CALLS_MAX {
+                self.late.insert(call, (p.op, p.name.clone()));
+            }
+            self.owner.timed_out(self.user, &p.name, call, fault);
+        }
+    }
+
+    pub(super) fn pending_fail(&mut self, fault: &Fault) {
+        self.deadlines.clear();
+        for (id, p) in std::mem::take(&mut self.pending) {
+            self.handle.pending.fetch_sub(1, Ordering::AcqRel);
+            self.owner.answered(self.user, &p.name, id, Err(fault.clone()));
+        }
+    }
+}
+
+fn call_op(op: Op) -> CallOp {
+    match op {
+        Op::Subscribe => CallOp::Subscribe,
+        Op::Unsubscribe => CallOp::Unsubscribe,
+    }
+}
