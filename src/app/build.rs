@@ -133,11 +133,17 @@ impl App {
     /// [`StartError`]; no port stays bound.
     pub fn build(settings: Settings, hooks: Hooks) -> Result<Self, StartError> {
         let bind = |what, address: SocketAddr, setting, bound: std::io::Result<TcpListener>| {
-            bound.map_err(|cause| StartError::Bind { what, address: address.to_string(), cause: cause.to_string(), setting })
+            bound.map_err(|cause| StartError::Bind {
+                what,
+                address: address.to_string(),
+                cause: cause.to_string(),
+                setting,
+            })
         };
         let (ws, admin_at) = (settings.server.listen, settings.admin.listen);
         let send_buffer = settings.fanout.send_buffer_bytes;
-        let listener = bind("WebSocket", ws, "server.listen (--listen, WEBSOCKET_PORT)", accept::bind(ws, BACKLOG, send_buffer))?;
+        let listener =
+            bind("WebSocket", ws, "server.listen (--listen, WEBSOCKET_PORT)", accept::bind(ws, BACKLOG, send_buffer))?;
         let admin = bind("admin", admin_at, "admin.listen (--admin)", admin::bind(admin_at))?;
         let scrape = match settings.admin.scrape_listen {
             Some(at) => Some(bind("scrape", at, "admin.scrape_listen", admin::bind(at))?),
@@ -150,12 +156,14 @@ impl App {
             cause: error.cause.to_string(),
             setting: "bus.bind (ZMQ_PORT), or connect to a publisher that binds with bus.connect (ZMQ_PUB_PORT)",
         })?;
-        let control_runtime = tokio::runtime::Builder::new_current_thread().enable_all().thread_name("control").build()?;
+        let control_runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().thread_name("control").build()?;
         let recorder = recorder()?;
         let opened = crate::auth::open(&settings.auth_config())?;
         let auth = with_local_recorder(&recorder, || opened.start(AuthMetrics::register()))?;
-        let parts =
-            with_local_recorder(&recorder, || Parts::new(&settings, hooks, &recorder, control_runtime.handle(), specs.len()));
+        let parts = with_local_recorder(&recorder, || {
+            Parts::new(&settings, hooks, &recorder, control_runtime.handle(), specs.len())
+        });
         let addresses = Addresses {
             ws: listener.local_addr()?,
             admin: admin.local_addr()?,
@@ -279,7 +287,11 @@ impl Parts {
         let listed = settings.server.supported_brokers.iter().map(String::as_str);
         for name in std::iter::once(default.label()).chain(named).chain(owned).chain(listed) {
             if brokers.intern(name).is_none() {
-                tracing::warn!(broker = name, "more than {} broker names; this one cannot be used", limits::BROKERS_MAX);
+                tracing::warn!(
+                    broker = name,
+                    "more than {} broker names; this one cannot be used",
+                    limits::BROKERS_MAX
+                );
             }
         }
         let shards = Arc::new(Shards::new(&shards::Config {
@@ -296,7 +308,9 @@ impl Parts {
         let adapter_metrics = AdapterMetrics::register(names.iter().map(String::as_str));
         let supervisors = Supervisors::new(supervisor_config(settings), factory, adapter_metrics, control.clone());
         let registry_config = registry::Config {
-            sources: scoped(settings).map(|(scope, s)| ScopedSource { scope, broker: s.broker.clone(), user: s.user.clone() }).collect(),
+            sources: scoped(settings)
+                .map(|(scope, s)| ScopedSource { scope, broker: s.broker.clone(), user: s.user.clone() })
+                .collect(),
             lock_slow: settings.fanout.lock_slow,
             ..Default::default()
         };
@@ -387,7 +401,8 @@ fn scoped(settings: &Settings) -> impl Iterator<Item = (ScopeId, &crate::config:
 
 fn bus_specs(settings: &Settings) -> Result<Vec<EndpointSpec>, StartError> {
     let parse = |text: &String| text.parse::<Endpoint>().map_err(|error| StartError::Settings(error.to_string()));
-    let shared = |text: &String, direction| Ok(EndpointSpec { endpoint: parse(text)?, direction, scope: ScopeId::SHARED });
+    let shared =
+        |text: &String, direction| Ok(EndpointSpec { endpoint: parse(text)?, direction, scope: ScopeId::SHARED });
     let bind = settings.bus.bind.iter().map(|text| shared(text, Direction::Bind));
     let connect = settings.bus.connect.iter().map(|text| shared(text, Direction::Connect));
     let owned = scoped(settings).map(|(scope, source)| {
@@ -482,7 +497,10 @@ fn recorder() -> Result<PrometheusRecorder, StartError> {
 }
 
 /// A thread with a runtime of its own that runs what `make` makes there: it need not be `Send`, and may spawn local tasks.
-fn on_runtime<F>(name: &str, make: impl FnOnce() -> F + Send + 'static) -> Result<std::thread::JoinHandle<()>, StartError>
+fn on_runtime<F>(
+    name: &str,
+    make: impl FnOnce() -> F + Send + 'static,
+) -> Result<std::thread::JoinHandle<()>, StartError>
 where
     F: Future,
 {

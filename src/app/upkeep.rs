@@ -134,7 +134,12 @@ pub(super) async fn invalidate(mut queue: mpsc::Receiver<Invalidate>, auth: Auth
         auth.invalidate();
         match auth.broker_of(&user).await {
             Ok(broker) => {
-                tracing::info!(user, ?kind, broker = broker.as_deref().unwrap_or("none"), "credentials changed: adapter is rebuilt");
+                tracing::info!(
+                    user,
+                    ?kind,
+                    broker = broker.as_deref().unwrap_or("none"),
+                    "credentials changed: adapter is rebuilt"
+                );
                 registry.invalidate(&user, broker.as_deref());
             }
             Err(error) => tracing::warn!(user, ?error, "credentials changed, but the key store cannot be read"),

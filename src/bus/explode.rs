@@ -33,7 +33,8 @@ mod tests {
 
     #[test]
     fn ticks_may_be_conflated_orders_and_invalidations_are_kept_and_the_rest_is_left_out() {
-        let body = br#"[["NSE_INFY_LTP",{"ltp":1}],["DHAN_asha_orders",{"user_id":"asha"}],["x_positions",{}],["nonsense",{}],
+        let body =
+            br#"[["NSE_INFY_LTP",{"ltp":1}],["DHAN_asha_orders",{"user_id":"asha"}],["x_positions",{}],["nonsense",{}],
             ["CACHE_INVALIDATE_ALL_asha",{"user_id":"asha"}]]"#;
         let message = SourceMessage {
             topic: Bytes::from_static(b"BATCH"),

@@ -111,7 +111,12 @@ impl Ingest {
     }
 
     /// Serves sources until `new_sources` closes. `wake` is notified by sources that have something and by workers that have room.
-    pub async fn run(mut self, mut new_sources: mpsc::Receiver<SourceReceiver>, wake: Arc<Notify>, heartbeat: Heartbeat) {
+    pub async fn run(
+        mut self,
+        mut new_sources: mpsc::Receiver<SourceReceiver>,
+        wake: Arc<Notify>,
+        heartbeat: Heartbeat,
+    ) {
         let mut messages = Vec::with_capacity(PASS_MESSAGES_MAX);
         loop {
             heartbeat.beat(Instant::now());

@@ -6,8 +6,8 @@
 //! Tests: below.
 
 use super::batch::{EncodedBatch, FrameKey};
-use crate::model::{Instrument, Mode, SessionId, UserId};
 use crate::limits::WORKER_QUEUE_BATCHES_MAX;
+use crate::model::{Instrument, Mode, SessionId, UserId};
 use hashbrown::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,7 +18,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 pub fn tick_queue(bytes_max: usize, room: Arc<Notify>) -> (TickSender, TickReceiver) {
     let (tx, rx) = mpsc::channel(WORKER_QUEUE_BATCHES_MAX);
     let shared = Arc::new(Shared { bytes: AtomicUsize::new(0), starved: AtomicBool::new(false), room });
-    let sender = TickSender { tx, shared: Arc::clone(&shared), bytes_max, backlog: HashMap::default(), backlog_since: None };
+    let sender =
+        TickSender { tx, shared: Arc::clone(&shared), bytes_max, backlog: HashMap::default(), backlog_since: None };
     (sender, TickReceiver { rx, shared })
 }
 

@@ -60,13 +60,7 @@ struct Behind<K> {
 
 impl<K> Default for Outbox<K> {
     fn default() -> Self {
-        Outbox {
-            partial: Vec::new(),
-            control: VecDeque::new(),
-            control_bytes: 0,
-            spans: SmallVec::new(),
-            behind: None,
-        }
+        Outbox { partial: Vec::new(), control: VecDeque::new(), control_bytes: 0, spans: SmallVec::new(), behind: None }
     }
 }
 

@@ -9,10 +9,10 @@ mod unsubscribe;
 
 use super::Sessions;
 use super::state::{Phase, Session};
+use crate::adapter::supervisor::correlation_id;
 use crate::auth::{AuthFailure, Identity};
 use crate::limits::COMMANDS_WAITING_MAX;
 use crate::model::Micros;
-use crate::adapter::supervisor::correlation_id;
 use crate::registry::{FaultCode, Member};
 use crate::wire::close::CloseReason;
 use crate::wire::command::{Command, CommandError};
@@ -177,11 +177,16 @@ async fn authenticate(sessions: &Rc<Sessions>, session: &Rc<Session>, key: Optio
         Err(AuthFailure::Unavailable(why)) => {
             let id = correlation_id();
             tracing::error!(correlation = %id, error = %why, "key store unavailable");
-            let message = format!("The key store cannot be read at the moment; try again, and quote {id} to the operator");
+            let message =
+                format!("The key store cannot be read at the moment; try again, and quote {id} to the operator");
             return refuse(sessions, session, ErrorCode::ServerError, &message, None);
         }
     };
     if !go_live(sessions, session, &identity) {
+        return Outcome::Error;
+    }
+    if fresh_member(session) && sessions.registry.sessions_of(&identity.user) >= sessions.config.sessions_per_user {
+        sessions.close(session, CloseReason::UserLimit);
         return Outcome::Error;
     }
     let broker = identity.broker.as_deref();
@@ -212,6 +217,11 @@ async fn authenticate(sessions: &Rc<Sessions>, session: &Rc<Session>, key: Optio
             refuse(sessions, session, code, &error.fault.message, None)
         }
     }
+}
+
+/// Whether the registry does not count the session under its user yet.
+fn fresh_member(session: &Session) -> bool {
+    matches!(session.state.borrow().phase, Phase::Live { member: None, .. })
 }
 
 /// The registry counts the session under its user, with or without a working broker.

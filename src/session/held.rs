@@ -3,7 +3,8 @@
 //! Pure. In: names and modes from commands. Out: the keys to release, and what an unsubscribe without a mode means (D13).
 //! The registry holds the truth about who wants what; this is the session's own copy, compared by the auditor. Tests: below.
 
-use crate::model::{Instrument, InstrumentRef, Mode, StreamId};
+use crate::engine::FrameKey;
+use crate::model::{Instrument, InstrumentRef, Mode};
 use crate::shards::ShardIndex;
 use crate::wire::command::ModeChoice;
 use hashbrown::{Equivalent, HashMap};
@@ -12,8 +13,8 @@ use std::hash::{Hash, Hasher};
 /// One subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Subscription {
-    /// The stream it takes.
-    pub(super) stream: StreamId,
+    /// What it takes, under the broker name that was the user's when it was made: re-authentication may change that.
+    pub(super) key: FrameKey,
     /// Digits after the point of its integer prices.
     pub(super) scale: u8,
     /// Where the stream lives.
@@ -60,11 +61,11 @@ impl Held {
     }
 
     /// Adds a subscription.
-    pub(super) fn insert(&mut self, instrument: Instrument, mode: Mode, subscription: (StreamId, u8, ShardIndex)) {
-        let (stream, scale, shard) = subscription;
+    pub(super) fn insert(&mut self, instrument: Instrument, mode: Mode, subscription: (FrameKey, u8, ShardIndex)) {
+        let (key, scale, shard) = subscription;
         let order = self.next;
         self.next += 1;
-        self.entries.insert(Key(instrument, mode), Subscription { stream, scale, shard, order });
+        self.entries.insert(Key(instrument, mode), Subscription { key, scale, shard, order });
     }
 
     /// The subscription to `instrument` in `mode`.
@@ -104,13 +105,18 @@ impl Held {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{BrokerId, Format, StreamId};
 
     const SBIN: InstrumentRef<'_> = InstrumentRef { venue: "NSE", symbol: "SBIN" };
+
+    fn key(stream: u32) -> FrameKey {
+        FrameKey::new(StreamId(stream), Mode::Ltp, Format::Json, BrokerId(0))
+    }
 
     fn held(modes: &[Mode]) -> Held {
         let mut held = Held::default();
         for (n, mode) in modes.iter().enumerate() {
-            held.insert(SBIN.to_owned(), *mode, (StreamId(n as u32), 2, ShardIndex(0)));
+            held.insert(SBIN.to_owned(), *mode, (key(n as u32), 2, ShardIndex(0)));
         }
         held
     }
@@ -133,9 +139,9 @@ mod tests {
         let mut held = held(&[Mode::Ltp]);
         let shifted = InstrumentRef { venue: "NSES", symbol: "BIN" };
         assert!(held.find(shifted, Mode::Ltp).is_none());
-        held.insert(shifted.to_owned(), Mode::Ltp, (StreamId(9), 2, ShardIndex(0)));
+        held.insert(shifted.to_owned(), Mode::Ltp, (key(9), 2, ShardIndex(0)));
         assert_eq!(held.len(), 2);
-        assert_eq!(held.in_order()[1].2.stream, StreamId(9));
+        assert_eq!(held.in_order()[1].2.key, key(9));
         assert!(held.remove(SBIN, Mode::Ltp).is_some());
         assert!(held.find(SBIN, Mode::Ltp).is_none());
     }

@@ -4,7 +4,9 @@ use super::commands::Outcome;
 use crate::model::Format;
 use crate::wire::close::CloseReason;
 use crate::wire::error::ErrorCode;
-use metrics::{Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use std::time::Duration;
 
 /// Edges of `tickcast_command_seconds`, seconds.

@@ -233,7 +233,7 @@ impl Sessions {
         drop(state);
         self.metrics.closed(reason);
         tracing::debug!(session = ?session.id, reason = reason.label(), subscriptions = held.len(), "session ended");
-        let shards: HashMap<_, _> = held.iter().map(|(_, _, s)| (s.stream, s.shard)).collect();
+        let shards: HashMap<_, _> = held.iter().map(|(_, _, s)| (s.key.stream(), s.shard)).collect();
         self.worker.goodbye(session.id, self.close_frame(reason), |key| {
             self.unwanted(shards[&key.stream()], key);
         });
@@ -279,12 +279,15 @@ impl Sessions {
 
     fn evicted(&self, id: SessionId, why: Eviction) {
         let Some(session) = self.open.borrow().get(&id).cloned() else { return };
-        self.close(&session, match why {
-            Eviction::Overflow => CloseReason::OutboxFull,
-            Eviction::Stalled => CloseReason::Stalled,
-            Eviction::Shed => CloseReason::Shed,
-            Eviction::Gone => CloseReason::PeerGone,
-        });
+        self.close(
+            &session,
+            match why {
+                Eviction::Overflow => CloseReason::OutboxFull,
+                Eviction::Stalled => CloseReason::Stalled,
+                Eviction::Shed => CloseReason::Shed,
+                Eviction::Gone => CloseReason::PeerGone,
+            },
+        );
     }
 
     fn unwanted(&self, shard: crate::shards::ShardIndex, key: FrameKey) {

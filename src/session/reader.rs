@@ -9,8 +9,8 @@ use crate::limits::{COMMANDS_WAITING_BYTES_MAX, COMMANDS_WAITING_MAX};
 use crate::policy::admission::Verdict;
 use crate::wire::close::CloseReason;
 use crate::wire::command::{self, Command};
-use crate::wire::frame::{self, Event, Input, Parser};
 use crate::wire::error::ErrorCode;
+use crate::wire::frame::{self, Event, Input, Parser};
 use bytes::Bytes;
 use std::io;
 use std::rc::Rc;
@@ -27,8 +27,11 @@ struct Reader {
 /// Reads until the peer has gone or the closing handshake is done.
 pub(super) async fn read(sessions: Rc<Sessions>, session: Rc<Session>, early: Bytes) {
     let mut reader = Reader { parser: Parser::new(sessions.config.message_bytes_max.0), discard: false };
+    // Tokio takes a socket for full until the reactor has seen it once: an answer to early bytes would fall behind for nothing.
+    let known = session.transport.writable().await.is_ok();
     let mut open = early.is_empty() || reader.feed(&sessions, &session, &mut early.to_vec());
     drop(early);
+    open &= known;
     while open {
         if session.transport.readable().await.is_err() {
             break;
@@ -105,7 +108,13 @@ fn message(sessions: &Rc<Sessions>, session: &Rc<Session>, payload: &[u8], binar
         // Errors keep their place behind the commands before them, as every reply but the two above does.
         Ok(command) => queue(sessions, session, Ok(command), payload.len()),
         Err(error) if error.needs_auth && !authenticated && session.state.borrow().waiting.is_empty() => {
-            commands::refuse(sessions, session, ErrorCode::NotAuthenticated, commands::NOT_AUTHENTICATED, error.request_id.as_deref());
+            commands::refuse(
+                sessions,
+                session,
+                ErrorCode::NotAuthenticated,
+                commands::NOT_AUTHENTICATED,
+                error.request_id.as_deref(),
+            );
         }
         Err(error) => queue(sessions, session, Err(error), payload.len()),
     }

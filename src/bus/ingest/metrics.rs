@@ -4,7 +4,9 @@ use super::{LogGate, age};
 use crate::bus::frames::{Cause, Kind};
 use crate::model::{Format, Micros, Mode};
 use crate::shards::Ingested;
-use metrics::{Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use std::time::Instant;
 
 /// Edges of `tickcast_tick_age_seconds`, seconds.
@@ -53,7 +55,10 @@ impl IngestMetrics {
         describe_counter!("tickcast_bus_rejected_total", "Bus messages, items or peers refused, by cause");
         describe_counter!("tickcast_ticks_received_total", "Market-data ticks received from all sources");
         describe_counter!("tickcast_payloads_decoded_total", "Tick payloads decoded because somebody wanted them");
-        describe_counter!("tickcast_encodes_total", "Frames encoded, once for all their takers, by mode and client format");
+        describe_counter!(
+            "tickcast_encodes_total",
+            "Frames encoded, once for all their takers, by mode and client format"
+        );
         describe_counter!("tickcast_clock_skew_total", "Ticks whose time was ahead of our clock");
         describe_histogram!("tickcast_tick_age_seconds", "Age of ticks at their receipt; one sample per ingest pass");
         describe_gauge!("tickcast_sim_active", "1 while the simulated market runs");
@@ -99,7 +104,10 @@ impl IngestMetrics {
         let (counter, gate) = &mut self.rejected[cause.index()];
         counter.increment(1);
         if gate.open(Instant::now()) {
-            tracing::info!(cause = cause.label(), "bus data refused (further ones of this cause are only counted for a minute)");
+            tracing::info!(
+                cause = cause.label(),
+                "bus data refused (further ones of this cause are only counted for a minute)"
+            );
         }
     }
 

@@ -138,8 +138,11 @@ fn a_brokers_prefix_reaches_that_brokers_users_only() {
     let mut bench = Bench::new(None);
     bench.want(ScopeId::SHARED, Mode::Ltp, "angel");
     bench.want(ScopeId::SHARED, Mode::Ltp, "zerodha");
-    bench.ingest.pass(&[shared("ZERODHA_NSE_RELIANCE_LTP", r#"{"ltp":1}"#), shared("dhan_NSE_RELIANCE_LTP", r#"{"ltp":2}"#)]);
-    let seen: Vec<_> = bench.delivered().into_iter().map(|(_, _, j)| (j["broker"].clone(), j["data"]["ltp"].clone())).collect();
+    bench
+        .ingest
+        .pass(&[shared("ZERODHA_NSE_RELIANCE_LTP", r#"{"ltp":1}"#), shared("dhan_NSE_RELIANCE_LTP", r#"{"ltp":2}"#)]);
+    let seen: Vec<_> =
+        bench.delivered().into_iter().map(|(_, _, j)| (j["broker"].clone(), j["data"]["ltp"].clone())).collect();
     assert_eq!(seen, [("zerodha".into(), 1.into())]);
 }
 
@@ -216,7 +219,9 @@ async fn the_first_real_tick_ends_the_simulated_market_and_erases_its_prices() {
 #[test]
 fn orders_reach_the_workers_and_a_loss_is_told_before_any_later_one() {
     let mut bench = Bench::new(None);
-    let order = |n: u32| shared("UPSTOX_asha_orders", &format!(r#"{{"type":"order_update","user_id":"asha","orderid":"{n}"}}"#));
+    let order = |n: u32| {
+        shared("UPSTOX_asha_orders", &format!(r#"{{"type":"order_update","user_id":"asha","orderid":"{n}"}}"#))
+    };
     bench.ingest.pass(&[order(1), order(2), order(3)]);
     let mut seen = Vec::new();
     while let Ok(message) = bench.control.try_recv() {
@@ -231,7 +236,9 @@ fn orders_reach_the_workers_and_a_loss_is_told_before_any_later_one() {
 #[test]
 fn invalidations_wait_for_the_control_thread_and_the_same_one_twice_is_one() {
     let mut bench = Bench::new(None);
-    let void = |user: &str| shared("CACHE_INVALIDATE_ALL_x", &format!(r#"{{"action":"invalidate","user_id":"{user}","cache_type":"ALL"}}"#));
+    let void = |user: &str| {
+        shared("CACHE_INVALIDATE_ALL_x", &format!(r#"{{"action":"invalidate","user_id":"{user}","cache_type":"ALL"}}"#))
+    };
     bench.ingest.pass(&[void("a"), void("b"), void("c"), void("c")]);
     let mut users = Vec::new();
     for _ in 0..4 {

@@ -88,7 +88,9 @@ impl Worker {
         let Inner { slots, batches, newest, scratch, sent, .. } = inner;
         let generation = slots[slot as usize].generation;
         let Some(connection) = slots[slot as usize].connection.as_mut() else { return };
-        if connection.outbox.is_behind() || (connection.outbox.control_is_empty() && connection.outbox.spans().is_empty()) {
+        if connection.outbox.is_behind()
+            || (connection.outbox.control_is_empty() && connection.outbox.spans().is_empty())
+        {
             return;
         }
         match write_all(connection, batches, newest, scratch, sent) {
@@ -112,7 +114,9 @@ impl Worker {
             let mut inner = self.inner.borrow_mut();
             let Inner { slots, newest, scratch, sent, .. } = &mut *inner;
             let slot = &mut slots[id.slot as usize];
-            let Some(connection) = slot.connection.as_mut().filter(|_| slot.generation == id.generation) else { return };
+            let Some(connection) = slot.connection.as_mut().filter(|_| slot.generation == id.generation) else {
+                return;
+            };
             match ready.and_then(|()| catch_up(connection, newest, scratch, sent)) {
                 Ok(true) => {
                     connection.resuming = false;
@@ -257,7 +261,13 @@ fn gather_marked(connection: &mut Connection, newest: &NewestTable, scratch: &mu
 }
 
 /// After a write took `left` bytes of the marked frames: forgets the sent ones, keeps the rest of the one begun, marks the others again.
-fn settle_marked(connection: &mut Connection, newest: &mut NewestTable, marked: Vec<FrameKey>, mut left: usize, sent: &mut Sent) {
+fn settle_marked(
+    connection: &mut Connection,
+    newest: &mut NewestTable,
+    marked: Vec<FrameKey>,
+    mut left: usize,
+    sent: &mut Sent,
+) {
     let format = connection.format as usize;
     let mut unsent = Vec::new();
     for key in marked {

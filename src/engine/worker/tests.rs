@@ -58,12 +58,14 @@ impl Bench {
         });
     }
 
-    fn connect(&self) -> Peer {
+    async fn connect(&self) -> Peer {
         let far = StdStream::connect(self.listener.local_addr().unwrap()).unwrap();
         let (near, _) = self.listener.accept().unwrap();
         socket2::SockRef::from(&near).set_send_buffer_size(8 << 10).unwrap();
         far.set_nonblocking(true).unwrap();
-        let id = self.worker.open(Rc::new(Transport::plain(near).unwrap()), Format::Json);
+        let near = Rc::new(Transport::plain(near).unwrap());
+        near.writable().await.unwrap();
+        let id = self.worker.open(near, Format::Json);
         Peer { id, far, buffer: Vec::new() }
     }
 
@@ -123,7 +125,7 @@ impl Peer {
 #[test]
 fn ticks_arrive_in_order_behind_the_acknowledgement() {
     Bench::run(|mut bench| async move {
-        let mut peer = bench.connect();
+        let mut peer = bench.connect().await;
         bench.take(&peer, &[1, 2]);
         for seq in 1..=20 {
             bench.ticks.push(&batch(&[(1, seq), (9, seq), (2, seq)], 10), 1);
@@ -137,8 +139,8 @@ fn ticks_arrive_in_order_behind_the_acknowledgement() {
 #[test]
 fn a_session_that_stops_reading_delays_nobody_and_gets_the_newest_when_it_reads_again() {
     Bench::run(|mut bench| async move {
-        let mut healthy = bench.connect();
-        let mut stalled = bench.connect();
+        let mut healthy = bench.connect().await;
+        let mut stalled = bench.connect().await;
         bench.take(&healthy, &[1, 2, 3]);
         bench.take(&stalled, &[1, 2, 3]);
         healthy.read_until(|seen| seen == [(0, 0)]).await;
@@ -170,7 +172,7 @@ fn a_session_that_stops_reading_delays_nobody_and_gets_the_newest_when_it_reads_
 #[test]
 fn control_frames_are_never_merged_and_go_before_ticks_when_the_socket_frees() {
     Bench::run(|mut bench| async move {
-        let mut peer = bench.connect();
+        let mut peer = bench.connect().await;
         bench.take(&peer, &[1]);
         let mut seq = 0;
         while !bench.is_behind(&peer) {
@@ -195,7 +197,7 @@ fn control_frames_are_never_merged_and_go_before_ticks_when_the_socket_frees() {
 #[test]
 fn no_tick_follows_a_deactivation_even_while_behind() {
     Bench::run(|mut bench| async move {
-        let mut peer = bench.connect();
+        let mut peer = bench.connect().await;
         bench.take(&peer, &[1, 2]);
         let mut seq = 0;
         while !bench.is_behind(&peer) {
@@ -219,7 +221,7 @@ fn no_tick_follows_a_deactivation_even_while_behind() {
 #[test]
 fn a_full_lossless_lane_evicts_the_session() {
     Bench::run(|bench| async move {
-        let peer = bench.connect();
+        let peer = bench.connect().await;
         for n in 0..1000 {
             bench.worker.send(peer.id, frame_bytes(77, n, 8000).into());
         }
@@ -232,10 +234,10 @@ fn a_full_lossless_lane_evicts_the_session() {
 #[test]
 fn a_message_for_a_closed_session_is_ignored_when_its_slot_has_a_new_owner() {
     Bench::run(|mut bench| async move {
-        let old = bench.connect();
+        let old = bench.connect().await;
         bench.take(&old, &[1]);
         bench.worker.remove(old.id, |_| {});
-        let mut new = bench.connect();
+        let mut new = bench.connect().await;
         assert_eq!((new.id.slot, new.id.generation), (old.id.slot, old.id.generation + 1));
         bench.worker.send(old.id, frame_bytes(66, 1, 0).into());
         bench.take(&old, &[5]);
@@ -250,7 +252,7 @@ fn a_message_for_a_closed_session_is_ignored_when_its_slot_has_a_new_owner() {
 #[test]
 fn a_snapshot_precedes_ticks_and_ticks_at_its_floor_are_skipped() {
     Bench::run(|mut bench| async move {
-        let mut peer = bench.connect();
+        let mut peer = bench.connect().await;
         let snapshot = || Some(frame_bytes(1, 7, 0));
         bench.worker.activate(peer.id, frame_bytes(0, 0, 0).into(), [1], |s| Activate {
             key: key(s),
@@ -266,7 +268,7 @@ fn a_snapshot_precedes_ticks_and_ticks_at_its_floor_are_skipped() {
 #[test]
 fn a_stalled_lossless_lane_and_the_largest_outbox_are_given_up() {
     Bench::run(|bench| async move {
-        let peer = bench.connect();
+        let peer = bench.connect().await;
         while !bench.is_behind(&peer) {
             bench.worker.send(peer.id, frame_bytes(77, 1, 4000).into());
         }

@@ -18,7 +18,8 @@ use hashbrown::HashMap;
 use std::rc::Rc;
 use tokio::sync::mpsc;
 
-const LIMIT: &str = "Subscription limit of this client reached: unsubscribe something first, or raise limits.subscriptions_per_client";
+const LIMIT: &str =
+    "Subscription limit of this client reached: unsubscribe something first, or raise limits.subscriptions_per_client";
 const NOT_YET: &str = "delivery \"every\", max_rate and range are not served by this version: leave them out";
 
 /// What the registry granted.
@@ -65,8 +66,9 @@ pub(super) async fn subscribe(sessions: &Rc<Sessions>, session: &Rc<Session>, re
     for (entry, outcome) in entries.iter().zip(&outcomes) {
         if let Ok(granted) = outcome {
             let shard = sessions.shards.shard_of(entry.instrument.as_ref());
-            state.held.insert(entry.instrument.clone(), entry.mode, (granted.stream, granted.scale, shard));
-            fresh.push(Fresh { entry, granted, shard });
+            let key = FrameKey::new(granted.stream, entry.mode, session.format, member.broker);
+            state.held.insert(entry.instrument.clone(), entry.mode, (key, granted.scale, shard));
+            fresh.push(Fresh { entry, key, shard });
         }
     }
     drop(state);
@@ -77,12 +79,12 @@ pub(super) async fn subscribe(sessions: &Rc<Sessions>, session: &Rc<Session>, re
     let live = sessions.registry.adapter_status(member.user) == "connected";
     let frame = reply::frame(session.format, &ack).into();
     sessions.worker.activate(session.id, frame, fresh, |fresh| {
-        let key = FrameKey::new(fresh.granted.stream, fresh.entry.mode, session.format, member.broker);
+        let key = fresh.key;
         let Some(activation) = sessions.shards.activate(fresh.shard, key.stream(), sessions.interest(key)) else {
             // The reference pins the stream, so it is there; were it not, there would be nothing to deliver.
             return Activate { key, floor: 0, snapshot: None };
         };
-        let snapshot = snapshot(sessions, &fresh, key, &activation, live);
+        let snapshot = snapshot(sessions, &fresh, &activation, live);
         Activate { key, floor: activation.floor, snapshot }
     });
     outcome
@@ -90,7 +92,7 @@ pub(super) async fn subscribe(sessions: &Rc<Sessions>, session: &Rc<Session>, re
 
 struct Fresh<'a> {
     entry: &'a Entry,
-    granted: &'a Granted,
+    key: FrameKey,
     shard: ShardIndex,
 }
 
@@ -142,7 +144,12 @@ fn sort_out<'a>(
 }
 
 /// Asks the registry for all wants at once and waits for every answer.
-async fn ask(sessions: &Sessions, session: &Session, member: &Member, wants: &[Want<'_>]) -> Vec<Result<Granted, Fault>> {
+async fn ask(
+    sessions: &Sessions,
+    session: &Session,
+    member: &Member,
+    wants: &[Want<'_>],
+) -> Vec<Result<Granted, Fault>> {
     let (reply, mut replies) = mpsc::channel(wants.len().max(1));
     let decisions = sessions.registry.subscribe(member, session.id, wants, &reply);
     drop(reply);
@@ -161,7 +168,9 @@ async fn ask(sessions: &Sessions, session: &Session, member: &Member, wants: &[W
         outcomes[entry as usize] = Some(match outcome {
             registry::Outcome::Subscribed { stream, scale, depth } => Ok(Granted { stream, scale, depth }),
             registry::Outcome::Failed(fault) => Err(fault),
-            registry::Outcome::Unsubscribed => Err(Fault::new(FaultCode::Cancelled, "The subscription ended meanwhile")),
+            registry::Outcome::Unsubscribed => {
+                Err(Fault::new(FaultCode::Cancelled, "The subscription ended meanwhile"))
+            }
         });
     }
     outcomes.into_iter().map(|o| o.expect("the registry answers every want before it lets go of the channel")).collect()
@@ -191,7 +200,12 @@ fn acknowledge(
         .map(|(entry, standing)| {
             let duplicate = |entry: &Entry| {
                 let held = state.held.find(entry.instrument.as_ref(), entry.mode);
-                held.map(|held| reply::Subscribed { mode: entry.mode, depth: &request.depth, id: held.stream, scale: held.scale })
+                held.map(|held| reply::Subscribed {
+                    mode: entry.mode,
+                    depth: &request.depth,
+                    id: held.key.stream(),
+                    scale: held.scale,
+                })
             };
             let wanted = |n: usize, entry: &Entry| match &outcomes[n] {
                 Ok(s) => Ok(reply::Subscribed { mode: entry.mode, depth: &depths[n], id: s.stream, scale: s.scale }),
@@ -204,7 +218,9 @@ fn acknowledge(
                     Standing::Wanted(n) => wanted(n, entry).map_or_else(|e| e, AckOutcome::Duplicate),
                     _ => unreachable!("only wanted entries are remembered"),
                 },
-                (Standing::Duplicate, Ok(entry)) => AckOutcome::Duplicate(duplicate(entry).expect("held, and one command at a time")),
+                (Standing::Duplicate, Ok(entry)) => {
+                    AckOutcome::Duplicate(duplicate(entry).expect("held, and one command at a time"))
+                }
                 (_, Err(error)) => AckOutcome::Error { message: error.message, code: Some(error.code) },
             };
             errors += usize::from(matches!(outcome, AckOutcome::Error { .. }));
@@ -235,13 +251,7 @@ const fn shown_code(code: FaultCode) -> Option<ErrorCode> {
 }
 
 /// The last value as a frame, if one is due: asked for, or unasked while it is young and its feed lives.
-fn snapshot(
-    sessions: &Sessions,
-    fresh: &Fresh<'_>,
-    key: FrameKey,
-    activation: &Activation,
-    live: bool,
-) -> Option<Vec<u8>> {
+fn snapshot(sessions: &Sessions, fresh: &Fresh<'_>, activation: &Activation, live: bool) -> Option<Vec<u8>> {
     let last = activation.last.as_ref()?;
     let age = Micros::now().0.saturating_sub(last.t_recv.0);
     let young = u128::from(age) <= sessions.config.snapshot_max_age.as_micros();
@@ -258,5 +268,5 @@ fn snapshot(
         pass_through: sessions.config.pass_through,
     };
     let mut frame = Vec::with_capacity(last.payload.len() + 128);
-    tick.encode(&mut frame, key, sessions.brokers.name(key.label()), true).then_some(frame)
+    tick.encode(&mut frame, fresh.key, sessions.brokers.name(fresh.key.label()), true).then_some(frame)
 }

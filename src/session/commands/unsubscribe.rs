@@ -1,7 +1,6 @@
 //! `unsubscribe` and `unsubscribe_all`: ticks end before the acknowledgement, whatever the broker says.
 
 use super::{Outcome, member};
-use crate::engine::batch::FrameKey;
 use crate::model::{Instrument, InstrumentRef, Mode};
 use crate::registry::{self, Member, UnsubscribeDecision};
 use crate::session::Sessions;
@@ -41,7 +40,8 @@ pub(super) async fn some(sessions: &Rc<Sessions>, session: &Rc<Session>, request
             Err(error) => failed.push(FailedEntry::from(error)),
             Ok(entry) => {
                 let name = entry.instrument.as_ref();
-                let fault = if range.is_empty() { Some(NOT_HELD) } else { range.clone().find_map(|n| faults[n].as_deref()) };
+                let fault =
+                    if range.is_empty() { Some(NOT_HELD) } else { range.clone().find_map(|n| faults[n].as_deref()) };
                 match fault {
                     None => successful.push(name),
                     Some(message) => failed.push(FailedEntry { symbol: name.symbol, exchange: name.venue, message }),
@@ -67,6 +67,21 @@ pub(super) async fn all(sessions: &Rc<Sessions>, session: &Rc<Session>, request_
     acknowledge(sessions, session, &member, &successful, &failed, request_id)
 }
 
+/// Takes `keys` out of the session's own copy and out of the engine: no tick of theirs is sent after this.
+fn end_delivery(sessions: &Sessions, session: &Session, keys: &[(Instrument, Mode)]) {
+    let mut frames = Vec::with_capacity(keys.len());
+    let mut shards = HashMap::with_capacity(keys.len());
+    let mut state = session.state.borrow_mut();
+    for (instrument, mode) in keys {
+        if let Some(held) = state.held.remove(instrument.as_ref(), *mode) {
+            frames.push(held.key);
+            shards.insert(held.key.stream(), held.shard);
+        }
+    }
+    drop(state);
+    sessions.worker.deactivate(session.id, &frames, |key| sessions.unwanted(shards[&key.stream()], key));
+}
+
 /// Ends delivery of `keys` and gives the references back. Per key: the fault to report, if the broker would not let go of it.
 async fn release(
     sessions: &Sessions,
@@ -74,17 +89,7 @@ async fn release(
     member: &Member,
     keys: &[(Instrument, Mode)],
 ) -> Vec<Option<String>> {
-    let mut frames = Vec::with_capacity(keys.len());
-    let mut shards = HashMap::with_capacity(keys.len());
-    let mut state = session.state.borrow_mut();
-    for (instrument, mode) in keys {
-        if let Some(held) = state.held.remove(instrument.as_ref(), *mode) {
-            frames.push(FrameKey::new(held.stream, *mode, session.format, member.broker));
-            shards.insert(held.stream, held.shard);
-        }
-    }
-    drop(state);
-    sessions.worker.deactivate(session.id, &frames, |key| sessions.unwanted(shards[&key.stream()], key));
+    end_delivery(sessions, session, keys);
     let names: Vec<(InstrumentRef<'_>, Mode)> = keys.iter().map(|(i, m)| (i.as_ref(), *m)).collect();
     let (reply, mut replies) = mpsc::channel(names.len().max(1));
     let decisions = sessions.registry.unsubscribe(member, session.id, &names, &reply);
