@@ -69,9 +69,14 @@ impl Server {
         Publisher::connect(self.bus.strip_prefix("tcp://").expect("a tcp bus"))
     }
 
+    /// The metrics text, as `/metrics` shows it.
+    pub fn metrics(&self) -> String {
+        self.running.as_ref().expect("running").metrics()
+    }
+
     /// Sum of all series of the metric whose name and labels contain all of `parts`; the first one is the exact name.
     pub fn metric(&self, name: &str, parts: &[&str]) -> f64 {
-        let text = self.running.as_ref().expect("running").metrics();
+        let text = self.metrics();
         let named = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
         let lines = text.lines().filter(named).filter(|line| parts.iter().all(|part| line.contains(part)));
         lines.map(|line| line.rsplit(' ').next().and_then(|n| n.parse::<f64>().ok()).expect("a number")).sum()
@@ -196,7 +201,7 @@ impl Client {
 
     fn parse(&mut self) -> Option<Got> {
         let (head, len) = match self.buffer.as_slice() {
-            [_, len @ 0..126, ..] => (2, usize::from(*len)),
+            [_, len @ 0..=125, ..] => (2, usize::from(*len)),
             [_, 126, a, b, ..] => (4, usize::from(u16::from_be_bytes([*a, *b]))),
             [_, 127, rest @ ..] if rest.len() >= 8 => {
                 (10, u64::from_be_bytes(rest[..8].try_into().expect("eight bytes")) as usize)
