@@ -30,7 +30,8 @@ fn every_invariant_names_a_test_that_exists() {
     let (named, missing) = missing_tests(&document);
     assert!(named > 25, "{named} tests named");
     assert!(missing.is_empty(), "named in ARCHITECTURE.md but not in the tree: {missing:#?}");
-    let invariants = document.split("## 5. Invariants").nth(1).and_then(|t| t.split("\n## ").next()).expect("section 5");
+    let invariants =
+        document.split("## 5. Invariants").nth(1).and_then(|t| t.split("\n## ").next()).expect("section 5");
     let entries: Vec<&str> = invariants.split("\n\n").filter(|p| p.trim_start().starts_with("1. ")).collect();
     let [list] = entries[..] else { panic!("one list of invariants") };
     for n in 1.. {

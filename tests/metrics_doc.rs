@@ -25,7 +25,10 @@ Alert on what clients feel: `delivery_delay_seconds`, `sessions_lagging`, `bus_s
 const OPEN_LABELS: &[(&str, &str)] = &[
     ("broker", "the brokers of settings and key store, else `other`"),
     ("shard", "0 up to `fanout.shards` − 1"),
-    ("endpoint", "index of the endpoint: `bus.bind`, `bus.connect`, `bus.source` in that order; `added` for later ones"),
+    (
+        "endpoint",
+        "index of the endpoint: `bus.bind`, `bus.connect`, `bus.source` in that order; `added` for later ones",
+    ),
     ("version", "of this build"),
 ];
 

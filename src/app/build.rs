@@ -1,5 +1,6 @@
 //! Phase one: every port bound, every queue made, nothing running. Phase two: the threads.
 
+use super::door::front_door;
 use super::rooms::{
     bus_config, bus_specs, door_config, recorder, scoped, session_config, supervisor_config, worker_config,
     worker_count,
@@ -23,19 +24,19 @@ use crate::engine::metrics::{EngineMetrics, WorkerStats};
 use crate::engine::queue::{Control, TickReceiver, tick_queue};
 use crate::limits;
 use crate::model::{Brokers, ByteBudget, Heartbeats, Micros, SourceSender, WorkerId, source_queue};
-use crate::net::accept::{self, Accepted};
+use crate::net::accept;
 use crate::net::admin::{self, AdminState, Readiness, State};
 use crate::registry::metrics::RegistryMetrics;
 use crate::registry::{self, Registry, ScopedSource};
-use crate::session::{BeforeCommand, NewSession, SessionConfig, SessionMetrics, Sessions};
+use crate::session::{BeforeCommand, SessionConfig, SessionMetrics, Sessions};
 use crate::shards::{self, Shards};
 use ::metrics::with_local_recorder;
 use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -80,6 +81,8 @@ pub enum StartError {
 pub struct Hooks {
     /// Makes adapters instead of the settings' kinds.
     pub factory: Option<Arc<dyn AdapterFactory>>,
+    /// How often the auditor looks, instead of its usual period.
+    pub audit_every: Option<Duration>,
     /// Called before each command is carried out; a panic in it is an injected fault.
     pub before_command: Option<BeforeCommand>,
 }
@@ -115,6 +118,7 @@ pub(super) struct Parts {
     sim: Option<(SimSwitch, SourceSender)>,
     invalidations: mpsc::Receiver<Invalidate>,
     pub(super) before_command: Option<BeforeCommand>,
+    audit_every: Duration,
     pub(super) epoch: u64,
 }
 
@@ -240,10 +244,12 @@ impl App {
         let endpoints = statuses.recv().map_err(|_| std::io::Error::other("the bus could not be started"))?;
         let sim_switch = parts.sim.as_ref().map(|(switch, _)| switch.clone());
         let upkeep = Upkeep {
+            auth: auth.clone(),
             registry: parts.registry.clone(),
             shards: parts.shards,
             lock_metrics: parts.lock_metrics,
             gauges: parts.gauges,
+            audit_every: parts.audit_every,
             workers: stats,
             endpoints,
             sim_runs: Box::new(move || sim_switch.as_ref().is_some_and(|switch| !switch.is_stopped())),
@@ -366,6 +372,7 @@ impl Parts {
             sim,
             invalidations,
             before_command: hooks.before_command,
+            audit_every: hooks.audit_every.unwrap_or(upkeep::AUDIT),
             epoch: Micros::now().millis(),
         }
     }
@@ -427,45 +434,6 @@ async fn control_tasks(
         std::future::pending::<()>().await;
     };
     tokio::join!(market, upkeep.run(), upkeep::invalidate(invalidations, auth, registry));
-}
-
-/// The front door hands each socket to the worker with fewest sessions.
-async fn front_door(
-    listener: TcpListener,
-    config: accept::Config,
-    metrics: crate::net::metrics::Metrics,
-    stop: watch::Receiver<bool>,
-    desks: Vec<(Arc<WorkerStats>, mpsc::Sender<NewSession>)>,
-) {
-    let sink = move |accepted: Accepted| {
-        let (stats, desk) =
-            desks.iter().min_by_key(|(stats, _)| stats.sessions.load(Ordering::Relaxed)).expect("at least one worker");
-        stats.sessions.fetch_add(1, Ordering::Relaxed);
-        let load = LoadGuard(Arc::clone(stats));
-        let new = NewSession {
-            tcp: accepted.tcp,
-            early: accepted.early,
-            peer: accepted.peer,
-            format: accepted.format,
-            accepted_at: accepted.accepted_at,
-            permit: Box::new((accepted.permit, load)),
-        };
-        if desk.try_send(new).is_err() {
-            tracing::warn!("a worker takes no more arrivals; a connection was dropped");
-        }
-    };
-    if let Err(error) = accept::run(listener, config, metrics, stop, sink).await {
-        tracing::error!(%error, "the front door could not be opened");
-    }
-}
-
-/// Counts a session towards its worker's load as long as it lives.
-struct LoadGuard(Arc<WorkerStats>);
-
-impl Drop for LoadGuard {
-    fn drop(&mut self) {
-        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// Makes the admin server's state on its own thread, for it need not be shared.
