@@ -19,7 +19,9 @@ fn missing_tests(document: &str) -> (usize, Vec<String>) {
         let text = read(&format!("{file}.rs")).unwrap_or_default();
         let found = text.find(&format!("fn {function}("));
         // The attribute stands right above, or above other attributes.
-        !found.is_some_and(|at| text[..at].rsplit("\n\n").next().is_some_and(|head| head.contains("test")))
+        !found.is_some_and(|at| {
+            text[..at].rsplit("\n\n").next().is_some_and(|head| ["test]", "test("].iter().any(|t| head.contains(t)))
+        })
     });
     (named.len(), missing.map(|(file, function)| format!("{file}.rs::{function}")).collect())
 }

@@ -3,11 +3,11 @@
 //! After a change: `UPDATE_DOCS=1 cargo test --test metrics_doc`. What a label may hold is checked here too: values come from
 //! enums, or are said to come from the settings.
 
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use support::Server;
+use std::net::SocketAddr;
+use tickcast::app::{App, Hooks};
+use tickcast::config::Settings;
 
 const HEAD: &str = "# Metrics
 
@@ -97,8 +97,13 @@ fn document(metrics: &BTreeMap<String, Metric>) -> String {
 
 #[test]
 fn the_metrics_document_is_what_a_server_registers() {
-    let server = Server::start(|_| {});
-    let metrics = registered(&server.metrics());
+    let mut settings = Settings::default();
+    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+    (settings.server.listen, settings.admin.listen) = (loopback, loopback);
+    settings.bus.bind = vec!["tcp://127.0.0.1:0".into()];
+    let running = App::build(settings, Hooks::default()).and_then(App::spawn).expect("the server starts");
+    let metrics = registered(&running.metrics());
+    running.drain();
     assert!(metrics.len() > 30, "a running server registers everything: {}", metrics.len());
     for (name, metric) in &metrics {
         assert!(name.starts_with("tickcast_"), "{name}");

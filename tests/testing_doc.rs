@@ -50,7 +50,9 @@ fn is_row_for(cell: &str, name: &str) -> bool {
 fn is_test(file: &str, function: &str) -> bool {
     let text = read(file);
     let at = text.find(&format!("fn {function}("));
-    at.is_some_and(|at| text[..at].rsplit("\n\n").next().is_some_and(|head| head.contains("test")))
+    at.is_some_and(|at| {
+        text[..at].rsplit("\n\n").next().is_some_and(|head| ["test]", "test("].iter().any(|t| head.contains(t)))
+    })
 }
 
 /// (file, function) of all tests named in `document`.

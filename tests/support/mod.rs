@@ -69,14 +69,9 @@ impl Server {
         Publisher::connect(self.bus.strip_prefix("tcp://").expect("a tcp bus"))
     }
 
-    /// The metrics text, as `/metrics` shows it.
-    pub fn metrics(&self) -> String {
-        self.running.as_ref().expect("running").metrics()
-    }
-
     /// Sum of all series of the metric whose name and labels contain all of `parts`; the first one is the exact name.
     pub fn metric(&self, name: &str, parts: &[&str]) -> f64 {
-        let text = self.metrics();
+        let text = self.running.as_ref().expect("running").metrics();
         let named = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
         let lines = text.lines().filter(named).filter(|line| parts.iter().all(|part| line.contains(part)));
         lines.map(|line| line.rsplit(' ').next().and_then(|n| n.parse::<f64>().ok()).expect("a number")).sum()
