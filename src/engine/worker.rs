@@ -15,7 +15,7 @@ use super::metrics::{EngineMetrics, WorkerStats};
 use super::queue::TickReceiver;
 use super::transport::Transport;
 use crate::model::{Format, SessionId, WorkerId};
-use crate::outbox::{Outbox, Push};
+use crate::outbox::{Mark, Outbox, Push};
 use crate::policy::pacing;
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -32,6 +32,8 @@ const DRAIN_BATCHES_MAX: usize = 256;
 /// Writes, and time, after which a flush yields to the reactor.
 const YIELD_WRITES: usize = 256;
 const YIELD_AFTER: Duration = Duration::from_millis(1);
+/// Bitmap of a frame that is for one session alone: a snapshot.
+const NO_WORKER: u64 = 0;
 /// A session whose oldest unsent tick is older than this is lagging.
 const LAGGING_AFTER: Duration = Duration::from_secs(1);
 
@@ -176,6 +178,14 @@ impl NewestTable {
         }
     }
 
+    /// The bytes that a mark stands for.
+    fn due<'a>(&'a self, key: FrameKey, mark: &'a Mark) -> &'a [u8] {
+        match mark {
+            Mark::Tick => &self.kept.get(&key).expect("a marked key is kept").bytes,
+            Mark::Own(snapshot) => snapshot,
+        }
+    }
+
     /// A mark on `key` is gone.
     fn release(&mut self, key: FrameKey) {
         if let hashbrown::hash_map::Entry::Occupied(mut kept) = self.kept.entry(key) {
@@ -299,7 +309,7 @@ impl Worker {
             let Activate { key, floor, snapshot } = activate(entry);
             inner.enter(id.slot, key, floor);
             if let Some(bytes) = snapshot {
-                snapshots.push(key, floor, 0, |slab| slab.extend_from_slice(&bytes));
+                snapshots.push(key, floor, NO_WORKER, |slab| slab.extend_from_slice(&bytes));
             }
         }
         inner.queue_snapshots(id.slot, snapshots);
@@ -481,7 +491,7 @@ impl Worker {
                         connection.touched = true;
                         touched.push_back(taker.slot);
                     }
-                } else if connection.outbox.mark(frame.key, frame.seq) {
+                } else if connection.outbox.mark(frame.key) {
                     newest.hold(frame.key, frame.seq, batch.bytes(frame));
                 } else {
                     sent.merged += 1;
@@ -532,8 +542,8 @@ impl Inner {
         for frame in &snapshots.frames {
             if !connection.outbox.is_behind() {
                 connection.outbox.push_frame(number, frame.start, frame.end);
-            } else if connection.outbox.mark(frame.key, frame.seq) {
-                self.newest.hold(frame.key, frame.seq, snapshots.bytes(frame));
+            } else {
+                connection.outbox.mark_snapshot(frame.key, snapshots.bytes(frame));
             }
         }
     }

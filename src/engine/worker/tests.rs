@@ -280,3 +280,50 @@ fn a_stalled_lossless_lane_and_the_largest_outbox_are_given_up() {
         assert!(bench.worker.stats().outbox_bytes.load(Ordering::Relaxed) > 0);
     });
 }
+
+#[test]
+fn a_snapshot_for_one_session_reaches_no_other_that_is_behind_on_its_key() {
+    Bench::run(|mut bench| async move {
+        let (mut old, new) = (bench.connect().await, bench.connect().await);
+        bench.take(&old, &[1]);
+        let mut seq = 0;
+        while !bench.is_behind(&old) {
+            seq += 1;
+            bench.ticks.push(&batch(&[(1, seq)], 1000), 1);
+            tokio::task::yield_now().await;
+        }
+        seq += 1;
+        bench.worker.deliver(batch(&[(1, seq)], 1000));
+        bench.worker.inner.borrow_mut().connection(new.id).unwrap().outbox.fall_behind(Instant::now());
+        // Ingest is further than this worker: the snapshot holds a tick that still stands in the worker's queue.
+        bench.worker.activate(new.id, frame_bytes(0, 0, 0).into(), [1], |s| Activate {
+            key: key(s),
+            floor: seq + 2,
+            snapshot: Some(frame_bytes(1, seq + 2, 0)),
+        });
+        let seen = old.read_until(|seen| seen.contains(&(1, seq))).await;
+        assert_eq!(seen.last(), Some(&(1, seq)), "the newest that the worker has seen, and not the other's snapshot");
+    });
+}
+
+#[test]
+fn a_write_that_fails_while_catching_up_leaves_no_copies_behind() {
+    Bench::run(|bench| async move {
+        let peer = bench.connect().await;
+        bench.take(&peer, &[1, 2]);
+        let transport = {
+            let mut inner = bench.worker.inner.borrow_mut();
+            let connection = inner.connection(peer.id).unwrap();
+            connection.outbox.fall_behind(Instant::now());
+            connection.resuming = true;
+            Rc::clone(&connection.transport)
+        };
+        bench.worker.deliver(batch(&[(1, 1), (2, 1)], 10));
+        assert_eq!(bench.worker.inner.borrow().newest.kept.len(), 2);
+        transport.shutdown();
+        Rc::clone(&bench.worker).resume_when_writable(peer.id, transport).await;
+        assert_eq!(bench.worker.next_eviction().await, (peer.id, Eviction::Gone));
+        bench.worker.remove(peer.id, |_| {});
+        assert!(bench.worker.inner.borrow().newest.kept.is_empty());
+    });
+}
