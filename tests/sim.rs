@@ -194,7 +194,9 @@ fn run(seed: u64) {
         life.read_until("the newest", |life| life.open.iter().all(|(key, taken)| taken.last == Some(last[key])));
     }
     drop(lives);
-    for gauge in ["subscriptions_active", "clients_connected", "sessions_unauthenticated", "outbox_bytes", "users_connected"] {
+    for gauge in
+        ["subscriptions_active", "clients_connected", "sessions_unauthenticated", "outbox_bytes", "users_connected"]
+    {
         server.await_metric(&format!("tickcast_{gauge}"), &[], 0.0);
     }
     eprintln!(

@@ -435,6 +435,7 @@ fn worker_config(settings: &Settings, id: WorkerId) -> WorkerConfig {
         flush_max_delay: settings.fanout.flush_max_delay,
         outbox_bytes_max: settings.fanout.outbox_bytes_max,
         outbox_bytes_total: settings.fanout.outbox_bytes_total,
+        workers: worker_count(settings),
         lossless_stall: settings.limits.lossless_stall,
     }
 }

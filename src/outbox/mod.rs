@@ -51,7 +51,7 @@ pub struct Outbox<K> {
 #[derive(Debug)]
 struct Behind<K> {
     since: Instant,
-    /// When the lossless lane last moved.
+    /// When the kernel last took bytes, or the lossless lane began to fill.
     progress: Instant,
     marks: HashMap<K, Mark, ahash::RandomState>,
     order: VecDeque<K>,
@@ -86,6 +86,12 @@ impl<K: Copy + Eq + Hash> Outbox<K> {
 
     /// Adds a frame whatever the lane holds: the Close frame of a session that overflowed.
     pub fn push_goodbye(&mut self, frame: Bytes) {
+        if self.control.is_empty()
+            && let Some(behind) = &mut self.behind
+        {
+            // An empty lane has not been waiting, however long ticks have.
+            behind.progress = Instant::now();
+        }
         self.control_bytes += frame.len();
         self.control.push_back(frame);
     }
@@ -167,8 +173,13 @@ impl<K: Copy + Eq + Hash> Outbox<K> {
     /// The kernel refused bytes: from now on ticks are marks.
     pub fn fall_behind(&mut self, now: Instant) {
         if self.behind.is_none() {
-            self.behind =
-                Some(Box::new(Behind { since: now, progress: now, marks: HashMap::default(), order: VecDeque::new(), own_bytes: 0 }));
+            self.behind = Some(Box::new(Behind {
+                since: now,
+                progress: now,
+                marks: HashMap::default(),
+                order: VecDeque::new(),
+                own_bytes: 0,
+            }));
         }
     }
 

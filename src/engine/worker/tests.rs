@@ -25,6 +25,9 @@ fn batch(ticks: &[(u32, u64)], len: usize) -> Arc<EncodedBatch> {
     Arc::new(batch)
 }
 
+/// Above anything a test queues but the one that is about it.
+const OUTBOX_TOTAL: usize = 100 << 10;
+
 /// A worker with small socket buffers on the server's side, so that a few kilobytes make a session fall behind.
 struct Bench {
     worker: Rc<Worker>,
@@ -48,7 +51,8 @@ impl Bench {
                 id: WorkerId(0),
                 flush_max_delay: Duration::from_millis(1),
                 outbox_bytes_max: 64 << 10,
-                outbox_bytes_total: usize::MAX,
+                outbox_bytes_total: OUTBOX_TOTAL,
+                workers: 1,
                 lossless_stall: Duration::from_secs(10),
             };
             let worker = Worker::new(config, EngineMetrics::register(), Arc::default(), Arc::default());
@@ -266,7 +270,39 @@ fn a_snapshot_precedes_ticks_and_ticks_at_its_floor_are_skipped() {
 }
 
 #[test]
-fn a_stalled_lossless_lane_and_the_largest_outbox_are_given_up() {
+fn the_largest_outboxes_go_first_and_only_as_many_as_must() {
+    Bench::run(|bench| async move {
+        let peers = [bench.connect().await, bench.connect().await, bench.connect().await];
+        for (peer, len) in peers.iter().zip([30_000, 60_000, 50_000]) {
+            let mut inner = bench.worker.inner.borrow_mut();
+            let outbox = &mut inner.connection(peer.id).unwrap().outbox;
+            outbox.fall_behind(Instant::now());
+            outbox.push_goodbye(vec![0; len].into());
+        }
+        for _ in 0..2 {
+            bench.worker.sweep(Instant::now(), Duration::ZERO);
+        }
+        assert_eq!(bench.worker.next_eviction().await, (peers[1].id, Eviction::Shed));
+        assert!(bench.worker.inner.borrow().evictions.is_empty(), "one was enough, though its bytes are still there");
+    });
+}
+
+#[test]
+fn a_lane_that_begins_to_fill_has_its_time_from_then_on() {
+    Bench::run(|bench| async move {
+        let peer = bench.connect().await;
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(9)).unwrap();
+        bench.worker.inner.borrow_mut().connection(peer.id).unwrap().outbox.fall_behind(long_ago);
+        bench.worker.send(peer.id, frame_bytes(77, 1, 0).into());
+        bench.worker.sweep(Instant::now() + Duration::from_secs(5), Duration::ZERO);
+        assert!(bench.worker.inner.borrow().evictions.is_empty());
+        bench.worker.sweep(Instant::now() + Duration::from_secs(11), Duration::ZERO);
+        assert_eq!(bench.worker.next_eviction().await, (peer.id, Eviction::Stalled));
+    });
+}
+
+#[test]
+fn a_stalled_lossless_lane_is_given_up() {
     Bench::run(|bench| async move {
         let peer = bench.connect().await;
         while !bench.is_behind(&peer) {
