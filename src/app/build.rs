@@ -456,6 +456,10 @@ fn session_config(settings: &Settings, parts: &Parts) -> SessionConfig {
         pass_through: settings.fanout.normalise == Normalise::Off,
         drop_style: settings.server.close_style == CloseStyle::Drop,
         supported_brokers: supported_brokers(settings),
+        sim: parts
+            .sim
+            .as_ref()
+            .and_then(|(switch, _)| parts.brokers.find(AdapterKind::Sim.label()).map(|label| (label, switch.clone()))),
         epoch: parts.epoch,
         before_command: parts.before_command.clone(),
     }

@@ -365,8 +365,9 @@ impl Ingest {
     /// Real ticks have come: simulated ones end for the whole process, and none of their values is ever shown again.
     fn stop_sim(&mut self) {
         let Some(sim) = self.sim.take() else { return };
-        (sim.stop)();
+        // Whoever sees the switch must not find a simulated value any more.
         self.shards.erase_last_values(Some(ScopeId::SHARED));
+        (sim.stop)();
         self.metrics.sim_active.set(0.0);
         tracing::warn!(
             "real market data has arrived on the bus: the simulated market has stopped and its prices are erased \
