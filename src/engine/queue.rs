@@ -195,6 +195,8 @@ pub enum Control {
         /// Key-store name of the user.
         user: Arc<str>,
     },
+    /// Order updates of more users were lost than anybody kept count of: every session that asked for orders is closed, 4408.
+    OrderGapAll,
     /// What each session holds is asked for, for the auditor.
     Audit(oneshot::Sender<Vec<SessionHoldings>>),
     /// Stop accepting, say goodbye to every session, end.

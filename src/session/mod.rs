@@ -157,6 +157,10 @@ impl Sessions {
                 message = control.recv() => match message {
                     Some(Control::Order { user, json }) => self.order(&user, &json),
                     Some(Control::OrderGap { user }) => self.order_gap(&user),
+                    Some(Control::OrderGapAll) => {
+                        let users: Vec<_> = self.orders.borrow().keys().cloned().collect();
+                        users.iter().for_each(|user| self.order_gap(user));
+                    }
                     // The auditor may have given up.
                     Some(Control::Audit(reply)) => drop(reply.send(self.holdings())),
                     Some(Control::Drain) | None => self.drain(),
