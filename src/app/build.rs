@@ -205,10 +205,14 @@ impl App {
             let (control, control_rx) = worker.control;
             let thread = on_runtime(&name, move || async move {
                 let engine = Worker::new(worker_config, engine_metrics, worker.stats, outbox_total);
-                tokio::task::spawn_local(Rc::clone(&engine).run(worker.ticks));
+                let delivery = tokio::task::spawn_local(Rc::clone(&engine).run(worker.ticks));
                 let config = SessionConfig::clone(&config);
                 let sessions = Sessions::new(config, engine, registry, shards, brokers, auth, session_metrics);
-                sessions.run(arrivals, control_rx, heartbeat).await;
+                tokio::select! {
+                    () = sessions.run(arrivals, control_rx, heartbeat) => {}
+                    // Sessions without ticks would look healthy: the worker ends, its clients see it, and so does /healthz.
+                    Err(fault) = delivery => panic!("delivery failed: {fault}"),
+                }
             })?;
             workers.push((control, thread));
         }
@@ -570,8 +574,9 @@ async fn front_door(
     desks: Vec<(Arc<WorkerStats>, mpsc::Sender<NewSession>)>,
 ) {
     let sink = move |accepted: Accepted| {
-        let (stats, desk) =
-            desks.iter().min_by_key(|(stats, _)| stats.sessions.load(Ordering::Relaxed)).expect("at least one worker");
+        let chosen =
+            desks.iter().min_by_key(|(stats, desk)| (desk.is_closed(), stats.sessions.load(Ordering::Relaxed)));
+        let (stats, desk) = chosen.expect("at least one worker");
         stats.sessions.fetch_add(1, Ordering::Relaxed);
         let load = LoadGuard(Arc::clone(stats));
         let new = NewSession {
