@@ -83,8 +83,13 @@ impl Running {
         self.life.set(State::Draining);
         self.door.send_replace(true);
         for (control, _) in &self.workers {
-            // A worker whose queue is full learns of the drain when the queue is dropped with us.
-            let _ = control.try_send(Control::Drain);
+            // The others' ends of a full queue live longer than its worker: only this message ends it.
+            while let Err(mpsc::error::TrySendError::Full(_)) = control.try_send(Control::Drain) {
+                if Instant::now() >= deadline {
+                    break;
+                }
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
         }
         let (controls, workers): (Vec<_>, Vec<_>) = self.workers.into_iter().unzip();
         drop(controls);

@@ -208,10 +208,14 @@ impl App {
             let (control, control_rx) = worker.control;
             let thread = on_runtime(&name, move || async move {
                 let engine = Worker::new(worker_config, engine_metrics, worker.stats, outbox_total);
-                tokio::task::spawn_local(Rc::clone(&engine).run(worker.ticks));
+                let delivery = tokio::task::spawn_local(Rc::clone(&engine).run(worker.ticks));
                 let config = SessionConfig::clone(&config);
                 let sessions = Sessions::new(config, engine, registry, shards, brokers, auth, session_metrics);
-                sessions.run(arrivals, control_rx, heartbeat).await;
+                tokio::select! {
+                    () = sessions.run(arrivals, control_rx, heartbeat) => {}
+                    // Sessions without ticks would look healthy: the worker ends, its clients see it, and so does /healthz.
+                    Err(fault) = delivery => panic!("delivery failed: {fault}"),
+                }
             })?;
             workers.push((control, thread));
         }
@@ -441,6 +445,7 @@ fn worker_config(settings: &Settings, id: WorkerId) -> WorkerConfig {
         flush_max_delay: settings.fanout.flush_max_delay,
         outbox_bytes_max: settings.fanout.outbox_bytes_max,
         outbox_bytes_total: settings.fanout.outbox_bytes_total,
+        workers: worker_count(settings),
         lossless_stall: settings.limits.lossless_stall,
     }
 }
@@ -461,6 +466,10 @@ fn session_config(settings: &Settings, parts: &Parts) -> SessionConfig {
         pass_through: settings.fanout.normalise == Normalise::Off,
         drop_style: settings.server.close_style == CloseStyle::Drop,
         supported_brokers: supported_brokers(settings),
+        sim: parts
+            .sim
+            .as_ref()
+            .and_then(|(switch, _)| parts.brokers.find(AdapterKind::Sim.label()).map(|label| (label, switch.clone()))),
         epoch: parts.epoch,
         before_command: parts.before_command.clone(),
     }
@@ -571,8 +580,9 @@ async fn front_door(
     desks: Vec<(Arc<WorkerStats>, mpsc::Sender<NewSession>)>,
 ) {
     let sink = move |accepted: Accepted| {
-        let (stats, desk) =
-            desks.iter().min_by_key(|(stats, _)| stats.sessions.load(Ordering::Relaxed)).expect("at least one worker");
+        let chosen =
+            desks.iter().min_by_key(|(stats, desk)| (desk.is_closed(), stats.sessions.load(Ordering::Relaxed)));
+        let (stats, desk) = chosen.expect("at least one worker");
         stats.sessions.fetch_add(1, Ordering::Relaxed);
         let load = LoadGuard(Arc::clone(stats));
         let new = NewSession {

@@ -102,6 +102,11 @@ impl EncodedBatch {
     pub fn len_bytes(&self) -> usize {
         self.slab.len() + self.frames.len() * size_of::<Frame>()
     }
+
+    /// What a frame of `len` bytes adds to [`len_bytes`](Self::len_bytes).
+    pub const fn frame_bytes(len: usize) -> usize {
+        len + size_of::<Frame>()
+    }
 }
 
 #[cfg(test)]

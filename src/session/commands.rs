@@ -59,6 +59,7 @@ pub(super) async fn carry_out(sessions: Rc<Sessions>, session: Rc<Session>) {
             Ok(outcome) => outcome,
             Err(fault) => {
                 tracing::error!(%fault, action, "a command failed; its session goes on");
+                subscribe::roll_back(&sessions, &session);
                 let message = "The request could not be processed; nothing else is affected, please report this";
                 refuse(&sessions, &session, ErrorCode::ProcessingError, message, None)
             }
@@ -200,7 +201,7 @@ async fn authenticate(sessions: &Rc<Sessions>, session: &Rc<Session>, key: Optio
     match attached {
         Ok(member) => {
             let mut json = Vec::with_capacity(256);
-            let broker = sessions.brokers.name(member.broker);
+            let broker = sessions.label(member.broker);
             reply::auth_success(&mut json, broker, &identity.user, sessions.config.epoch);
             join(session, member);
             sessions.reply(session, &json);

@@ -14,12 +14,13 @@ mod state;
 
 pub use metrics::{COMMAND_SECONDS_BUCKETS, SessionMetrics};
 
+use crate::adapter::sim::SimSwitch;
 use crate::auth::AuthService;
 use crate::engine::queue::{Control, SessionHoldings};
 use crate::engine::worker::Eviction;
 use crate::engine::{FrameKey, Transport, Worker};
 use crate::model::heartbeat::Heartbeat;
-use crate::model::{Brokers, Format, InstrumentRef, Mode, SessionId};
+use crate::model::{BrokerId, Brokers, Format, InstrumentRef, Mode, SessionId};
 use crate::policy::admission;
 use crate::registry::Registry;
 use crate::shards::{Interest, Shards};
@@ -74,6 +75,8 @@ pub struct SessionConfig {
     pub drop_style: bool,
     /// What `get_supported_brokers` lists.
     pub supported_brokers: Vec<String>,
+    /// The label of simulated sessions, and how to know that real ticks have come.
+    pub sim: Option<(BrokerId, SimSwitch)>,
     /// Told to clients: ids and sequence numbers compare only within one.
     pub epoch: u64,
     /// Called before each command is carried out; tests inject faults here.
@@ -154,6 +157,10 @@ impl Sessions {
                 message = control.recv() => match message {
                     Some(Control::Order { user, json }) => self.order(&user, &json),
                     Some(Control::OrderGap { user }) => self.order_gap(&user),
+                    Some(Control::OrderGapAll) => {
+                        let users: Vec<_> = self.orders.borrow().keys().cloned().collect();
+                        users.iter().for_each(|user| self.order_gap(user));
+                    }
                     // The auditor may have given up.
                     Some(Control::Audit(reply)) => drop(reply.send(self.holdings())),
                     Some(Control::Revoked(keys)) => self.revoked(&keys),
@@ -293,6 +300,14 @@ impl Sessions {
 
     fn unwanted(&self, shard: crate::shards::ShardIndex, key: FrameKey) {
         self.shards.deactivate(shard, key.stream(), self.interest(key));
+    }
+
+    /// The broker name that clients see: once the simulated market is over, what its sessions get comes from the bus.
+    fn label(&self, broker: BrokerId) -> &str {
+        match &self.config.sim {
+            Some((sim, switch)) if *sim == broker && switch.is_stopped() => "bus",
+            _ => self.brokers.name(broker),
+        }
     }
 
     fn interest(&self, key: FrameKey) -> Interest {

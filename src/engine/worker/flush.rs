@@ -4,11 +4,12 @@
 //! frame already begun plus one mark per key; a session behind is resumed by its own task when its socket is writable, so
 //! it costs the others nothing.
 
-use super::{Batches, Connection, Eviction, Inner, NewestTable, Sent, Worker, YIELD_AFTER, YIELD_WRITES};
+use super::{Batches, Connection, Eviction, Inner, NO_WORKER, NewestTable, Sent, Worker, YIELD_AFTER, YIELD_WRITES};
 use crate::engine::batch::FrameKey;
 use crate::engine::queue::TickReceiver;
 use crate::engine::transport::Transport;
 use crate::model::{Format, SessionId};
+use crate::outbox::Mark;
 use std::io;
 use std::rc::Rc;
 use std::time::Instant;
@@ -17,6 +18,9 @@ use std::time::Instant;
 const RESUME_CHUNK_BYTES: usize = 64 << 10;
 /// A scratch buffer that grew beyond this is given back after the flush.
 const SCRATCH_BYTES_KEPT: usize = 1 << 20;
+
+/// Marks taken out of an outbox for one write attempt.
+type Marked = Vec<(FrameKey, Mark)>;
 
 /// What became of one write attempt.
 enum Written {
@@ -69,9 +73,9 @@ impl Worker {
         self.tell_counters(&mut inner.sent);
     }
 
-    fn tell_counters(&self, sent: &mut Sent) {
+    pub(super) fn tell_counters(&self, sent: &mut Sent) {
         for format in Format::ALL.map(|f| f as usize) {
-            if sent.frames[format] > 0 {
+            if sent.bytes[format] > 0 {
                 self.metrics.ticks_sent[format].increment(sent.ticks[format]);
                 self.metrics.frames_sent[format].increment(sent.frames[format]);
                 self.metrics.bytes_sent[format].increment(sent.bytes[format]);
@@ -108,7 +112,7 @@ impl Worker {
         }
     }
 
-    async fn resume_when_writable(self: Rc<Self>, id: SessionId, transport: Rc<Transport>) {
+    pub(super) async fn resume_when_writable(self: Rc<Self>, id: SessionId, transport: Rc<Transport>) {
         loop {
             let ready = transport.writable().await;
             let mut inner = self.inner.borrow_mut();
@@ -185,7 +189,9 @@ fn write_all(
                 left = left.saturating_sub(frame_bytes.len());
                 sent.ticks[format] += 1;
                 sent.frames[format] += 1;
-            } else if connection.outbox.mark(frame.key, frame.seq) {
+            } else if frame.workers == NO_WORKER {
+                connection.outbox.mark_snapshot(frame.key, frame_bytes);
+            } else if connection.outbox.mark(frame.key) {
                 newest.hold(frame.key, frame.seq, frame_bytes);
             } else {
                 newest.renew(frame.key, frame.seq, frame_bytes);
@@ -231,9 +237,14 @@ fn catch_up(
         if scratch.is_empty() {
             return Ok(true);
         }
-        let mut left = match write_once(&connection.transport, scratch)? {
-            Written::All => scratch.len(),
-            Written::Refused(n) => n,
+        let mut left = match write_once(&connection.transport, scratch) {
+            Ok(Written::All) => scratch.len(),
+            Ok(Written::Refused(n)) => n,
+            Err(error) => {
+                // The marks go back, for whoever ends the session gives the worker's copies free by them.
+                settle_marked(connection, newest, marked, 0, sent);
+                return Err(error);
+            }
         };
         sent.bytes[format] += left as u64;
         let refused = left < scratch.len();
@@ -249,13 +260,13 @@ fn catch_up(
 }
 
 /// Appends the newest frame of marked keys to `scratch`, as long as it is short and all control frames are in it.
-fn gather_marked(connection: &mut Connection, newest: &NewestTable, scratch: &mut Vec<u8>) -> Vec<FrameKey> {
+fn gather_marked(connection: &mut Connection, newest: &NewestTable, scratch: &mut Vec<u8>) -> Marked {
     let mut marked = Vec::new();
     while scratch.len() < RESUME_CHUNK_BYTES
-        && let Some(key) = connection.outbox.next_mark()
+        && let Some((key, mark)) = connection.outbox.next_mark()
     {
-        scratch.extend_from_slice(&newest.kept.get(&key).expect("a marked key is kept").bytes);
-        marked.push(key);
+        scratch.extend_from_slice(newest.due(key, &mark));
+        marked.push((key, mark));
     }
     marked
 }
@@ -264,26 +275,28 @@ fn gather_marked(connection: &mut Connection, newest: &NewestTable, scratch: &mu
 fn settle_marked(
     connection: &mut Connection,
     newest: &mut NewestTable,
-    marked: Vec<FrameKey>,
+    marked: Marked,
     mut left: usize,
     sent: &mut Sent,
 ) {
     let format = connection.format as usize;
     let mut unsent = Vec::new();
-    for key in marked {
-        let kept = newest.kept.get(&key).expect("a marked key is kept until it is settled");
+    for (key, mark) in marked {
         if left == 0 {
-            unsent.push((key, kept.seq));
+            unsent.push((key, mark));
             continue;
         }
-        connection.outbox.set_partial(&kept.bytes[left.min(kept.bytes.len())..]);
-        left = left.saturating_sub(kept.bytes.len());
+        let bytes = newest.due(key, &mark);
+        connection.outbox.set_partial(&bytes[left.min(bytes.len())..]);
+        left = left.saturating_sub(bytes.len());
         sent.ticks[format] += 1;
         sent.frames[format] += 1;
-        newest.release(key);
+        if mark == Mark::Tick {
+            newest.release(key);
+        }
     }
-    for (key, seq) in unsent.into_iter().rev() {
-        connection.outbox.return_mark(key, seq);
+    for (key, mark) in unsent.into_iter().rev() {
+        connection.outbox.return_mark(key, mark);
     }
 }
 
