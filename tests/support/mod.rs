@@ -3,6 +3,8 @@
 //! Everything blocks with a deadline: a test that waits for what never comes fails with what it did see.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod world;
+
 use bytes::BytesMut;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
@@ -196,7 +198,7 @@ impl Client {
 
     fn parse(&mut self) -> Option<Got> {
         let (head, len) = match self.buffer.as_slice() {
-            [_, len @ 0..126, ..] => (2, usize::from(*len)),
+            [_, len @ 0..=125, ..] => (2, usize::from(*len)),
             [_, 126, a, b, ..] => (4, usize::from(u16::from_be_bytes([*a, *b]))),
             [_, 127, rest @ ..] if rest.len() >= 8 => {
                 (10, u64::from_be_bytes(rest[..8].try_into().expect("eight bytes")) as usize)
