@@ -151,8 +151,8 @@ impl Client {
     pub fn frame(&mut self, first: u8, payload: &[u8]) {
         let mut out = vec![first];
         match payload.len() {
-            n @ 0..126 => out.push(0x80 | n as u8),
-            n @ 126..65536 => {
+            n @ 0..=125 => out.push(0x80 | n as u8),
+            n @ 126..=65535 => {
                 out.push(0x80 | 126);
                 out.extend((n as u16).to_be_bytes());
             }
@@ -278,9 +278,8 @@ impl Client {
     /// Reads until the close or the end of the connection.
     pub fn until_close(&mut self) -> Got {
         loop {
-            match self.next() {
-                end @ (Got::Close(_) | Got::End) => return end,
-                _ => {}
+            if let end @ (Got::Close(_) | Got::End) = self.next() {
+                return end;
             }
         }
     }
