@@ -430,6 +430,8 @@ impl Worker {
         let total = self.outbox_total.fetch_add(bytes.wrapping_sub(before), Ordering::Relaxed);
         let total = total.wrapping_add(bytes.wrapping_sub(before));
         self.stats.lagging.store(lagging, Ordering::Relaxed);
+        // While every taker is behind nothing is flushed, and merged ticks would go untold just then.
+        self.tell_counters(&mut inner.sent);
         if total > self.config.outbox_bytes_total
             && let Some((_, slot)) = largest
         {

@@ -69,7 +69,7 @@ impl Worker {
         self.tell_counters(&mut inner.sent);
     }
 
-    fn tell_counters(&self, sent: &mut Sent) {
+    pub(super) fn tell_counters(&self, sent: &mut Sent) {
         for format in Format::ALL.map(|f| f as usize) {
             if sent.frames[format] > 0 {
                 self.metrics.ticks_sent[format].increment(sent.ticks[format]);
