@@ -77,9 +77,10 @@ impl Reader {
 fn act(sessions: &Rc<Sessions>, session: &Rc<Session>, event: Event<'_>) -> bool {
     let closing = session.state.borrow().is_closing();
     match event {
-        Event::Close { .. } => {
-            // If ours was first this is its echo, else `close` echoes it.
-            sessions.close(session, CloseReason::PeerClosed);
+        Event::Close { code, .. } => {
+            // If ours was first this is its echo, and nothing is sent.
+            let echo = code.map_or_else(frame::empty_close_frame, |code| frame::close_frame(code, ""));
+            sessions.close_with(session, CloseReason::PeerClosed, Some(echo.into()));
             return false;
         }
         _ if closing => {}
