@@ -446,6 +446,8 @@ impl Worker {
         }
         self.stats.outbox_bytes.store(bytes, Ordering::Relaxed);
         self.stats.lagging.store(lagging, Ordering::Relaxed);
+        // While every taker is behind nothing is flushed, and merged ticks would go untold just then.
+        self.tell_counters(&mut inner.sent);
         let change = claimed.wrapping_sub(std::mem::replace(&mut inner.claimed, claimed));
         let total = self.outbox_total.fetch_add(change, Ordering::Relaxed).wrapping_add(change);
         // Only a worker above its share sheds, its largest first; when the total is too large there is such a worker.

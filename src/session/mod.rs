@@ -227,6 +227,11 @@ impl Sessions {
 
     /// Says goodbye: releases every reference at once, sends the Close frame, and leaves the socket a moment for the peer's.
     fn close(&self, session: &Session, reason: CloseReason) {
+        self.close_with(session, reason, self.close_frame(reason));
+    }
+
+    /// The same with this Close frame, or without one.
+    fn close_with(&self, session: &Session, reason: CloseReason, close_frame: Option<Bytes>) {
         let mut state = session.state.borrow_mut();
         if state.is_closing() {
             return;
@@ -242,7 +247,7 @@ impl Sessions {
         self.metrics.closed(reason);
         tracing::debug!(session = ?session.id, reason = reason.label(), subscriptions = held.len(), "session ended");
         let shards: HashMap<_, _> = held.iter().map(|(_, _, s)| (s.key.stream(), s.shard)).collect();
-        self.worker.goodbye(session.id, self.close_frame(reason), |key| {
+        self.worker.goodbye(session.id, close_frame, |key| {
             self.unwanted(shards[&key.stream()], key);
         });
         match phase {

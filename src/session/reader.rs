@@ -52,14 +52,15 @@ impl Reader {
     fn feed(&mut self, sessions: &Rc<Sessions>, session: &Rc<Session>, bytes: &mut [u8]) -> bool {
         let mut input = Input::new(bytes);
         while !self.discard {
+            // Before each frame's header: a key is verified between two of them, while the reader goes on.
+            if session.state.borrow().user().is_some() {
+                self.parser.set_limit(sessions.config.message_bytes_max.1);
+            }
             match self.parser.next(&mut input) {
                 Ok(None) => break,
                 Ok(Some(event)) => {
                     if !act(sessions, session, event) {
                         return false;
-                    }
-                    if session.state.borrow().user().is_some() {
-                        self.parser.set_limit(sessions.config.message_bytes_max.1);
                     }
                 }
                 Err(violation) => {
@@ -76,9 +77,10 @@ impl Reader {
 fn act(sessions: &Rc<Sessions>, session: &Rc<Session>, event: Event<'_>) -> bool {
     let closing = session.state.borrow().is_closing();
     match event {
-        Event::Close { .. } => {
-            // If ours was first this is its echo, else `close` echoes it.
-            sessions.close(session, CloseReason::PeerClosed);
+        Event::Close { code, .. } => {
+            // If ours was first this is its echo, and nothing is sent.
+            let echo = code.map_or_else(frame::empty_close_frame, |code| frame::close_frame(code, ""));
+            sessions.close_with(session, CloseReason::PeerClosed, Some(echo.into()));
             return false;
         }
         _ if closing => {}

@@ -3,6 +3,8 @@
 //! Everything blocks with a deadline: a test that waits for what never comes fails with what it did see.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod world;
+
 use bytes::BytesMut;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
@@ -115,7 +117,7 @@ pub enum Got {
 /// A WebSocket client over a plain socket.
 pub struct Client {
     pub tcp: TcpStream,
-    buffer: Vec<u8>,
+    buffer: BytesMut,
     /// JSON messages set aside while looking for another.
     aside: Vec<Value>,
 }
@@ -142,7 +144,7 @@ impl Client {
         }
         let head = String::from_utf8(head).expect("text");
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-        (Client { tcp, buffer: Vec::new(), aside: Vec::new() }, head)
+        (Client { tcp, buffer: BytesMut::new(), aside: Vec::new() }, head)
     }
 
     /// Sends one masked frame with the given first byte.
@@ -195,7 +197,7 @@ impl Client {
     }
 
     fn parse(&mut self) -> Option<Got> {
-        let (head, len) = match self.buffer.as_slice() {
+        let (head, len) = match &self.buffer[..] {
             [_, len @ 0..=125, ..] => (2, usize::from(*len)),
             [_, 126, a, b, ..] => (4, usize::from(u16::from_be_bytes([*a, *b]))),
             [_, 127, rest @ ..] if rest.len() >= 8 => {
@@ -207,7 +209,7 @@ impl Client {
             return None;
         }
         let first = self.buffer[0];
-        let body: Vec<u8> = self.buffer.drain(..head + len).skip(head).collect();
+        let body = self.buffer.split_to(head + len)[head..].to_vec();
         Some(match first {
             0x81 => Got::Json(serde_json::from_slice(&body).expect("valid JSON")),
             0x89 => Got::Ping(body),

@@ -43,6 +43,9 @@ enum Standing {
 pub(super) async fn subscribe(sessions: &Rc<Sessions>, session: &Rc<Session>, request: SubscribeRequest) -> Outcome {
     let request_id = request.request_id.as_deref();
     let Some(member) = member(sessions, session, request_id) else { return Outcome::Error };
+    if let Some(fault) = sessions.registry.unavailable(&member) {
+        return refuse(sessions, session, ErrorCode::BrokerError, &fault.message, request_id);
+    }
     let held = session.state.borrow().held.len();
     if held >= sessions.config.subscriptions_max {
         let message = format!(
