@@ -46,12 +46,17 @@ fn shard_of(server: &Server, symbol: &str) -> ShardIndex {
 #[test]
 fn while_one_shard_s_lock_is_held_subscribe_unsubscribe_and_fan_out_proceed_in_all_others() {
     let server = Server::start(|s| s.fanout.shards = 16);
-    let names: Vec<String> = (0..400).map(|n| format!("S{n}")).collect();
-    // One symbol for each shard.
-    let of_shard = |i: ShardIndex| names.iter().find(|n| shard_of(&server, n) == i).expect("400 names meet 16 shards");
-    let held_symbol = of_shard(ShardIndex(3));
-    let others: Vec<&str> =
-        server.shards().indexes().filter(|i| i.0 != 3).map(|i| of_shard(i).as_str()).collect();
+    let names: Vec<String> = (0..2000).map(|n| format!("S{n}")).collect();
+    let of_shard = |i: ShardIndex, nth: usize| {
+        let names = names.iter().map(String::as_str).filter(|n| shard_of(&server, n) == i);
+        { names }.nth(nth).expect("2000 names meet 16 shards many times")
+    };
+    let held_symbol = of_shard(ShardIndex(3), 0);
+    // One symbol of each other shard.
+    let set = |nth: usize| -> Vec<&str> {
+        server.shards().indexes().filter(|i| i.0 != 3).map(|i| of_shard(i, nth)).collect()
+    };
+    let others = set(0);
     assert_eq!(others.len(), 15);
     let mut bystander = server.client();
     bystander.subscribe(&[held_symbol], 1);
@@ -63,18 +68,18 @@ fn while_one_shard_s_lock_is_held_subscribe_unsubscribe_and_fan_out_proceed_in_a
     // Longer than the period of the gauges, which visit every shard: they must not take the others with them.
     for round in 0..12 {
         let mut client = server.client();
-        client.subscribe(&others, 1);
-        let price = f64::from(round + 1);
-        publisher.batch(others.iter().map(|s| (*s, price)));
+        // Fresh keys: each is subscribed at the broker, and given back there.
+        let fresh = set(round + 1);
+        client.subscribe(&fresh, 1);
+        let price = (round + 1) as f64;
+        publisher.batch(others.iter().chain(&fresh).map(|s| (*s, price)));
         for client in [&mut before, &mut client] {
-            for _ in &others {
-                let tick = client.json_where(|v| v["type"] == "market_data" && v.get("snapshot").is_none());
-                assert_eq!(tick["data"]["ltp"], json!(price), "{tick}");
+            for _ in 0..15 {
+                assert_eq!(client.tick()["data"]["ltp"], json!(price));
             }
         }
-        for symbol in &others {
-            let ack =
-                client.request(json!({"action": "unsubscribe", "symbol": symbol, "exchange": "NSE", "mode": 1}));
+        for symbol in &fresh {
+            let ack = client.request(json!({"action": "unsubscribe", "symbol": symbol, "exchange": "NSE", "mode": 1}));
             assert_eq!(ack["status"], "success", "{ack}");
         }
         std::thread::park_timeout(std::time::Duration::from_millis(100));

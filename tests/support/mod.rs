@@ -208,7 +208,7 @@ impl Client {
 
     fn parse(&mut self) -> Option<Got> {
         let (head, len) = match self.buffer.as_slice() {
-            [_, len @ 0..126, ..] => (2, usize::from(*len)),
+            [_, len @ ..=125, ..] => (2, usize::from(*len)),
             [_, 126, a, b, ..] => (4, usize::from(u16::from_be_bytes([*a, *b]))),
             [_, 127, rest @ ..] if rest.len() >= 8 => {
                 (10, u64::from_be_bytes(rest[..8].try_into().expect("eight bytes")) as usize)
@@ -350,6 +350,13 @@ impl Publisher {
     pub fn batch<'a>(&mut self, ticks: impl IntoIterator<Item = (&'a str, f64)>) {
         let items: Vec<_> =
             ticks.into_iter().map(|(symbol, ltp)| json!([format!("NSE_{symbol}_LTP"), {"ltp": ltp}])).collect();
+        self.json("BATCH", &Value::Array(items));
+    }
+
+    /// Publishes one BATCH of whole prices that count up, one symbol after the other.
+    pub fn batch_counting(&mut self, symbols: &[&str], prices: std::ops::Range<usize>) {
+        let items: Vec<_> =
+            prices.map(|n| json!([format!("NSE_{}_LTP", symbols[(n - 1) % symbols.len()]), {"ltp": n}])).collect();
         self.json("BATCH", &Value::Array(items));
     }
 

@@ -19,7 +19,7 @@ impl Process {
     pub fn start(settings: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tickcast"));
         command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-        let fixed = ["bus.bind=[\"tcp://127.0.0.1:0\"]", "adapters.default=bus", "log.level=warn"];
+        let fixed = ["bus.bind=tcp://127.0.0.1:0", "adapters.default=bus", "log.level=warn"];
         for setting in fixed.iter().chain(settings) {
             command.args(["--set", setting]);
         }
