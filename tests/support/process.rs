@@ -15,9 +15,10 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it with further settings, `section.key=value`.
+    /// Starts it with further settings, `section.key=value`. `SERVER_BINARY` names another build than this test's.
     pub fn start(settings: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tickcast"));
+        let binary = std::env::var_os("SERVER_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_tickcast").into());
+        let mut command = Command::new(binary);
         command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
         let fixed = ["bus.bind=tcp://127.0.0.1:0", "adapters.default=bus", "log.level=warn"];
         for setting in fixed.iter().chain(settings) {
