@@ -1,7 +1,7 @@
 //! Composition root: settings in, a running server out.
 //!
 //! Two phases: [`App::build`] binds every port and wires every queue while nothing runs yet; [`App::spawn`] starts the threads;
-//! [`Running::drain`] ends them. Threads: workers, ingest, bus, front door, control, admin, and the auth pool. Nobody else makes
+//! [`Running::drain`] ends them. Threads: workers, ingest, bus, front door, control, upkeep, admin, and the auth pool. Nobody else makes
 //! queues between rooms or maps settings to a room's own configuration. Tests build the same App on port 0.
 
 mod build;
@@ -11,6 +11,7 @@ pub use build::{App, Hooks, StartError};
 
 use crate::engine::queue::Control;
 use crate::net::admin::State;
+use crate::shards::Shards;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -63,6 +64,7 @@ pub struct Running {
     rest: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
     metrics: metrics_exporter_prometheus::PrometheusHandle,
+    shards: Arc<Shards>,
 }
 
 impl Running {
@@ -74,6 +76,11 @@ impl Running {
     /// The metrics text, as `/metrics` shows it.
     pub fn metrics(&self) -> String {
         self.metrics.render()
+    }
+
+    /// The shards, so that tests can hold one's lock while the rest must go on.
+    pub fn shards(&self) -> &Arc<Shards> {
+        &self.shards
     }
 
     /// Stops accepting, says goodbye to every client (1001), lets what is queued go out, and joins all threads. False when something was

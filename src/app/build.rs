@@ -249,7 +249,7 @@ impl App {
         let upkeep = Upkeep {
             auth: auth.clone(),
             registry: parts.registry.clone(),
-            shards: parts.shards,
+            shards: parts.shards.clone(),
             lock_metrics: parts.lock_metrics,
             gauges: parts.gauges,
             audit_every: parts.audit_every,
@@ -257,11 +257,14 @@ impl App {
             endpoints,
             sim_runs: Box::new(move || sim_switch.as_ref().is_some_and(|switch| !switch.is_stopped())),
         };
+        // A thread of its own: it visits every shard, and must delay nobody while it waits for one.
+        let upkeep_stop = rest_stop.clone();
+        let upkeep = on_runtime("upkeep", move || until(upkeep_stop, upkeep.run()))?;
         let market = sim::Config { ticks_per_second: settings.sim.ticks_per_second, seed: settings.sim.seed };
         let (sim, invalidations, registry) = (parts.sim, parts.invalidations, parts.registry);
         let control_stop = rest_stop.clone();
         let control = std::thread::Builder::new().name("control".into()).spawn(move || {
-            let tasks = control_tasks(market, sim, upkeep, invalidations, auth, registry);
+            let tasks = control_tasks(market, sim, invalidations, auth, registry);
             control_runtime.block_on(until(control_stop, tasks));
             pool.join();
         })?;
@@ -276,8 +279,8 @@ impl App {
             }
         })?;
         life.set(State::Ready);
-        let threads = vec![door_thread, ingest, bus, control, admin];
-        Ok(Running { addresses, life, workers, door, rest, threads, metrics: parts.handle })
+        let threads = vec![door_thread, ingest, bus, upkeep, control, admin];
+        Ok(Running { addresses, life, workers, door, rest, threads, metrics: parts.handle, shards: parts.shards })
     }
 }
 
@@ -541,7 +544,6 @@ async fn until(stop: watch::Receiver<bool>, future: impl Future) {
 async fn control_tasks(
     config: sim::Config,
     sim: Option<(SimSwitch, SourceSender)>,
-    upkeep: Upkeep,
     invalidations: mpsc::Receiver<Invalidate>,
     auth: AuthService,
     registry: Arc<Registry>,
@@ -557,7 +559,7 @@ async fn control_tasks(
         }
         std::future::pending::<()>().await;
     };
-    tokio::join!(market, upkeep.run(), upkeep::invalidate(invalidations, auth, registry));
+    tokio::join!(market, upkeep::invalidate(invalidations, auth, registry));
 }
 
 fn door_config(settings: &Settings) -> accept::Config {
