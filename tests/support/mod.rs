@@ -149,7 +149,7 @@ impl Client {
     pub fn frame(&mut self, first: u8, payload: &[u8]) {
         let mut out = vec![first];
         match payload.len() {
-            n @ 0..126 => out.push(0x80 | n as u8),
+            n @ 0..=125 => out.push(0x80 | n as u8),
             n @ 126..65536 => {
                 out.push(0x80 | 126);
                 out.extend((n as u16).to_be_bytes());
@@ -196,7 +196,7 @@ impl Client {
 
     fn parse(&mut self) -> Option<Got> {
         let (head, len) = match self.buffer.as_slice() {
-            [_, len @ 0..126, ..] => (2, usize::from(*len)),
+            [_, len @ 0..=125, ..] => (2, usize::from(*len)),
             [_, 126, a, b, ..] => (4, usize::from(u16::from_be_bytes([*a, *b]))),
             [_, 127, rest @ ..] if rest.len() >= 8 => {
                 (10, u64::from_be_bytes(rest[..8].try_into().expect("eight bytes")) as usize)
