@@ -147,6 +147,20 @@ fn check_prints_the_settings_with_where_each_came_from() {
 }
 
 #[test]
+fn two_variables_give_a_second_server_every_port_of_its_own() {
+    for bus in ["ZMQ_PUB_PORT", "ZMQ_PORT"] {
+        let (code, text, stderr) = run(&["check"], &[("WEBSOCKET_PORT", "8766"), (bus, "5556")]);
+        assert_eq!(code, 0, "{stderr}");
+        for port in ["127.0.0.1:8766", "127.0.0.1:9465", "127.0.0.1:5656", "127.0.0.1:5556"] {
+            assert!(text.contains(port), "{bus}: {port} in\n{text}");
+        }
+        for first in ["127.0.0.1:8765", "127.0.0.1:9464", "127.0.0.1:5655", "127.0.0.1:5555"] {
+            assert!(!text.contains(first), "{bus}: {first} in\n{text}");
+        }
+    }
+}
+
+#[test]
 fn a_key_made_on_the_command_line_opens_the_server_until_it_is_revoked() {
     let folder = Folder::new("keys");
     let store = folder.path("keys.db");

@@ -134,16 +134,6 @@ fn two_servers_told_apart_by_openalgos_two_ports_never_see_each_others_ticks() {
 }
 
 #[test]
-fn the_documented_pair_of_ports_gives_a_second_server_every_port_of_its_own() {
-    let (code, text, stderr) = crate::process::run(&["check"], &[("WEBSOCKET_PORT", "8766"), ("ZMQ_PUB_PORT", "5556")]);
-    assert_eq!(code, 0, "{stderr}");
-    for port in ["127.0.0.1:8766", "127.0.0.1:9465", "127.0.0.1:5656", "127.0.0.1:5556"] {
-        assert!(text.contains(port), "{port} in\n{text}");
-    }
-    assert!(!text.contains(":8765\"") && !text.contains(":5555\""), "{text}");
-}
-
-#[test]
 fn watch_shows_what_a_publisher_sends() {
     let server = Server::anywhere(&[]);
     let mut publisher = Publisher::heard(&server);

@@ -42,9 +42,10 @@ impl Drop for Folder {
     }
 }
 
-/// The program with an environment of nothing but `PATH`.
+/// The program with an environment of nothing but `PATH`: the one under test, or the one in `TICKCAST_BIN`.
 pub fn tickcast(args: &[&str], env: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tickcast"));
+    let program = std::env::var_os("TICKCAST_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_tickcast").into());
+    let mut command = Command::new(program);
     command.args(args).env_clear().envs(env.iter().copied()).stdin(Stdio::null());
     if let Some(path) = std::env::var_os("PATH") {
         command.env("PATH", path);
