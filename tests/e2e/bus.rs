@@ -52,13 +52,15 @@ fn a_publisher_that_binds_is_reached_through_zmq_pub_port() {
 #[test]
 fn a_publisher_killed_with_sigkill_costs_nothing_and_is_heard_again_when_it_is_back() {
     // Both directions: it binds and we reconnect; it connects and we accept again.
-    let port = free_port();
-    let bound = format!("tcp://127.0.0.1:{port}");
+    let first = Publisher::start("--bind", "tcp://127.0.0.1:0", &[]);
+    let bound = first.endpoint.clone();
     let server = Server::anywhere(&["--set", &format!("bus.connect={bound}")]);
     let bind = server.bus.split(',').next().expect("a bound endpoint").to_owned();
     let mut sdk = watcher(&server);
     let mut steady = Publisher::start("--connect", &bind, &[]);
     steady.until_heard(&server);
+    drop(first);
+    server.await_metric("tickcast_bus_peers", &[], 1.0);
     let mut price = 100.0;
     for (side, endpoint) in [("--bind", &bound), ("--connect", &bind)] {
         for _ in 0..2 {

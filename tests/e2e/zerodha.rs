@@ -1,6 +1,6 @@
 //! The example publisher sends Zerodha's packets in all three forms; the SDK's callbacks get exactly their prices.
 
-use crate::process::{PATIENCE, Running, Server, root};
+use crate::process::{Folder, PATIENCE, Running, Server, root};
 use crate::python::{Generation, Sdk, python};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -65,8 +65,17 @@ fn expected(ticks: &[Value], rounds: usize) -> Expected {
     all
 }
 
-/// Publishes `file` with the example and compares every callback, price by price.
-fn the_same_prices(generation: Generation, file: &Path) {
+/// The example, run to its end.
+fn publish(args: &[&str]) -> (bool, String, String) {
+    let mut command = Command::new(python());
+    command.arg(root().join("examples/publish_zerodha.py")).args(args).env_remove("TICKCAST_VECTORS");
+    let mut example = Running::new(command);
+    let status = example.wait(2 * PATIENCE);
+    (status.success(), example.rest_of_stdout(), example.stderr())
+}
+
+/// Publishes what the example is told to (its own vectors, if nothing) and compares every callback, price by price.
+fn the_same_prices(generation: Generation, told: &[&str], file: &Path) {
     let ticks = ticks(file);
     let mut instruments: Vec<_> = ticks.iter().map(instrument).collect();
     instruments.sort();
@@ -78,14 +87,8 @@ fn the_same_prices(generation: Generation, file: &Path) {
     }
     server.await_metric("tickcast_subscriptions_active", &[], 3.0 * instruments.len() as f64);
 
-    let mut command = Command::new(python());
-    command
-        .arg(root().join("examples/publish_zerodha.py"))
-        .args(["--connect", &server.bus, "--interval", "0.01"])
-        .arg(file);
-    let mut example = Running::new(command);
-    let status = example.wait(PATIENCE);
-    assert!(status.success(), "{}", example.stderr());
+    let (done, _, stderr) = publish(&[&["--connect", &server.bus, "--interval", "0.02"], told].concat());
+    assert!(done, "{stderr}");
 
     // JSON, MessagePack and BATCH: everything three times.
     for ((mode, symbol), wants) in expected(&ticks, 3) {
@@ -116,16 +119,32 @@ fn next_of(sdk: &mut Sdk, mode: u8, symbol: &str) -> Value {
 
 #[test]
 fn prices_of_captured_zerodha_packets_reach_the_installed_sdk_unchanged() {
-    the_same_prices(Generation::Installed, &captured());
+    let file = captured();
+    the_same_prices(Generation::Installed, &[file.to_str().expect("UTF-8")], &file);
 }
 
 #[test]
 fn prices_of_captured_zerodha_packets_reach_sdk_2_unchanged() {
-    the_same_prices(Generation::Two, &captured());
+    let file = captured();
+    the_same_prices(Generation::Two, &[file.to_str().expect("UTF-8")], &file);
 }
 
 #[test]
 fn prices_of_synthetic_zerodha_packets_reach_sdk_2_unchanged() {
     let file = root().join("tests/vectors/broker-feeds/kite/kite_synthetic.json");
-    the_same_prices(Generation::Two, &file);
+    the_same_prices(Generation::Two, &[], &file);
+}
+
+#[test]
+fn the_example_binds_when_told_to_sends_one_form_only_and_says_when_nobody_listens() {
+    let folder = Folder::new("example");
+    let endpoint = format!("ipc://{}", folder.path("bus"));
+    let (done, _, stderr) = publish(&["--bind", &endpoint, "--wait", "0.1"]);
+    assert!(!done && stderr.contains("nobody subscribed") && stderr.contains("ZMQ_PUB_PORT"), "{stderr}");
+    let server = Server::anywhere(&["--set", &format!("bus.connect={endpoint}")]);
+    let (done, stdout, stderr) = publish(&["--bind", &endpoint, "--form", "msgpack", "--interval", "0"]);
+    assert!(done, "{stderr}");
+    let sent: f64 = stdout.split(' ').nth(1).and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{stdout}"));
+    server.await_metric("tickcast_bus_messages_total", &["msgpack"], sent);
+    assert_eq!(server.metric("tickcast_bus_messages_total", &[]), sent, "no other form");
 }
