@@ -9,7 +9,7 @@ use process::{ANY_BUS, ANYWHERE, Folder, Running, Server, ready_fields, run, tic
 use serde_json::json;
 use std::net::TcpListener;
 use std::time::Duration;
-use support::{Client, Publisher};
+use support::{Client, Got, Publisher};
 
 #[test]
 fn the_first_line_names_every_port_and_the_process() {
@@ -42,10 +42,8 @@ fn sigterm_and_ctrl_c_tell_clients_and_end_with_0_within_5_seconds() {
         server.process.signal(signal);
         let status = server.process.wait(Duration::from_secs(5));
         assert_eq!(status.code(), Some(0), "SIG{signal}: {}", server.process.stderr());
-        match client.until_close() {
-            support::Got::Close(Some((1001, _))) => {}
-            other => panic!("SIG{signal}: {other:?}"),
-        }
+        let end = client.until_close();
+        assert!(matches!(end, Got::Close(Some((1001, _)))), "SIG{signal}: {end:?}");
         assert_eq!(server.process.rest_of_stdout(), "", "one line on stdout, no more");
     }
 }

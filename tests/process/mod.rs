@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// Longest wait for anything that must come.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Lines of stdout that wait to be read by the test; a child that writes more waits.
+const LINES_MAX: usize = 100_000;
+
 /// A folder of its own for one test, removed when dropped.
 pub struct Folder(pub PathBuf);
 
@@ -70,7 +73,7 @@ pub struct Running {
 impl Running {
     pub fn new(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
-        let (sender, lines) = mpsc::channel();
+        let (sender, lines) = mpsc::sync_channel(LINES_MAX);
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
         std::thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
