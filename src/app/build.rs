@@ -33,7 +33,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -80,6 +80,8 @@ pub enum StartError {
 pub struct Hooks {
     /// Makes adapters instead of the settings' kinds.
     pub factory: Option<Arc<dyn AdapterFactory>>,
+    /// How often the auditor looks, instead of its usual period.
+    pub audit_every: Option<Duration>,
     /// Called before each command is carried out; a panic in it is an injected fault.
     pub before_command: Option<BeforeCommand>,
 }
@@ -115,6 +117,7 @@ struct Parts {
     sim: Option<(SimSwitch, SourceSender)>,
     invalidations: mpsc::Receiver<Invalidate>,
     before_command: Option<BeforeCommand>,
+    audit_every: Duration,
     epoch: u64,
 }
 
@@ -240,10 +243,12 @@ impl App {
         let endpoints = statuses.recv().map_err(|_| std::io::Error::other("the bus could not be started"))?;
         let sim_switch = parts.sim.as_ref().map(|(switch, _)| switch.clone());
         let upkeep = Upkeep {
+            auth: auth.clone(),
             registry: parts.registry.clone(),
             shards: parts.shards,
             lock_metrics: parts.lock_metrics,
             gauges: parts.gauges,
+            audit_every: parts.audit_every,
             workers: stats,
             endpoints,
             sim_runs: Box::new(move || sim_switch.as_ref().is_some_and(|switch| !switch.is_stopped())),
@@ -366,6 +371,7 @@ impl Parts {
             sim,
             invalidations,
             before_command: hooks.before_command,
+            audit_every: hooks.audit_every.unwrap_or(upkeep::AUDIT),
             epoch: Micros::now().millis(),
         }
     }

@@ -16,8 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Gauges are set this often.
 const GAUGES: Duration = Duration::from_secs(1);
-/// The auditor looks this often.
-const AUDIT: Duration = Duration::from_secs(10);
+/// The auditor looks, and revoked keys are looked for, this often.
+pub(super) const AUDIT: Duration = Duration::from_secs(10);
 /// An endpoint that clients wait for may be silent this long before a warning.
 const QUIET_AFTER: Duration = Duration::from_secs(10);
 
@@ -38,10 +38,12 @@ impl WorkerGauges {
 
 /// What the upkeep looks at.
 pub(super) struct Upkeep {
+    pub(super) auth: AuthService,
     pub(super) registry: Arc<Registry>,
     pub(super) shards: Arc<Shards>,
     pub(super) lock_metrics: shards::metrics::Metrics,
     pub(super) gauges: WorkerGauges,
+    pub(super) audit_every: Duration,
     pub(super) workers: Vec<(Arc<WorkerStats>, mpsc::Sender<Control>)>,
     pub(super) endpoints: Vec<Arc<EndpointStatus>>,
     /// Whether silence of the bus is expected: the simulated market runs instead.
@@ -53,7 +55,7 @@ impl Upkeep {
     pub(super) async fn run(mut self) {
         let mut auditor = Auditor::default();
         let mut gauges = tokio::time::interval(GAUGES);
-        let mut audit = tokio::time::interval(AUDIT);
+        let mut audit = tokio::time::interval(self.audit_every);
         let mut watch = QuietWatch::default();
         loop {
             tokio::select! {
@@ -89,6 +91,7 @@ impl Upkeep {
                 return;
             }
         }
+        self.end_revoked(held.iter().map(|h| h.key_id).collect()).await;
         let sessions = held.iter().map(|h| Held {
             session: h.session,
             user: h.user,
@@ -97,6 +100,24 @@ impl Upkeep {
         let drift = auditor.audit(&self.registry, sessions);
         if drift.counts().iter().any(|n| *n > 0) {
             tracing::error!(?drift, "sessions, registry and adapters disagree; please report this");
+        }
+    }
+
+    /// Ends the sessions of keys that were revoked or replaced since they authenticated.
+    async fn end_revoked(&self, mut keys: Vec<u64>) {
+        keys.sort_unstable();
+        keys.dedup();
+        match self.auth.revoked(keys).await {
+            Ok(revoked) if revoked.is_empty() => {}
+            Ok(revoked) => {
+                tracing::info!(keys = revoked.len(), "keys were revoked: their sessions are closed");
+                let revoked: Arc<[u64]> = revoked.into();
+                for (_, control) in &self.workers {
+                    // A worker whose queue is full is told by the next audit.
+                    let _ = control.try_send(Control::Revoked(revoked.clone()));
+                }
+            }
+            Err(error) => tracing::warn!(?error, "the key store cannot be read; live sessions go on"),
         }
     }
 

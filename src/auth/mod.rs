@@ -64,6 +64,12 @@ pub trait KeyStore: Send {
     /// [`AuthError::Unavailable`] if that cannot be told now.
     fn broker_of(&mut self, user: &str) -> Result<Option<Arc<str>>, AuthError>;
 
+    /// Whether the key with this [`Identity::key_id`], which was right before, still is; true when that cannot be told from the id.
+    ///
+    /// # Errors
+    /// [`AuthError::Unavailable`] if the store cannot be asked now.
+    fn still_valid(&mut self, key_id: u64) -> Result<bool, AuthError>;
+
     /// Forgets what it remembers about refused keys. What it remembers about good ones is checked at each use anyway.
     fn invalidate(&mut self);
 }

@@ -198,6 +198,16 @@ impl KeyStore for OpenAlgoStore {
         })
     }
 
+    fn still_valid(&mut self, key_id: u64) -> Result<bool, AuthError> {
+        let Some(digest) = self.verified.keys().find(|digest| super::key_id(digest) == key_id).copied() else {
+            return Ok(true);
+        };
+        self.verified_user(&digest).map(|user| user.is_some()).map_err(|cause| {
+            self.open = None;
+            AuthError::Unavailable(format!("{}: {cause}", self.file.display()))
+        })
+    }
+
     fn invalidate(&mut self) {
         self.refused.clear();
     }

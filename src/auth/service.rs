@@ -197,6 +197,7 @@ impl Door {
 
 enum Job {
     Verify { api_key: String, ip: IpAddr, reply: oneshot::Sender<Result<Identity, AuthFailure>> },
+    StillValid { key_ids: Vec<u64>, reply: oneshot::Sender<Result<Vec<u64>, AuthFailure>> },
     BrokerOf { user: String, reply: oneshot::Sender<Result<Option<Arc<str>>, AuthFailure>> },
 }
 
@@ -242,6 +243,27 @@ impl AuthService {
         answer.await.unwrap_or_else(|_| Err(ended()))
     }
 
+    /// Those of `key_ids` that have been revoked or replaced since they were verified.
+    ///
+    /// # Errors
+    /// [`AuthFailure::Unavailable`] when the store cannot be asked.
+    pub async fn revoked(&self, key_ids: Vec<u64>) -> Result<Vec<u64>, AuthFailure> {
+        let ended = || AuthFailure::Unavailable("the auth thread ended".into());
+        let mut revoked = Vec::new();
+        for (lane, queue) in self.shared.queues.iter().enumerate() {
+            // A key's id begins with the byte that chose its lane when it was verified by OpenAlgo's store; the others do not care.
+            let mine = |id: &u64| (*id >> 56) as usize % self.shared.queues.len() == lane;
+            let key_ids: Vec<u64> = key_ids.iter().copied().filter(mine).collect();
+            if key_ids.is_empty() {
+                continue;
+            }
+            let (reply, answer) = oneshot::channel();
+            queue.send(Job::StillValid { key_ids, reply }).await.map_err(|_| ended())?;
+            revoked.extend(answer.await.unwrap_or_else(|_| Err(ended()))?);
+        }
+        Ok(revoked)
+    }
+
     /// Forgets refused keys (bus message `CACHE_INVALIDATE`). Good ones are checked against the store at each use.
     pub fn invalidate(&self) {
         self.shared.invalidations.fetch_add(1, Ordering::Release);
@@ -253,6 +275,18 @@ fn run(mut store: Box<dyn KeyStore>, mut jobs: mpsc::Receiver<Job>, door: &Door,
     while let Some(job) = jobs.blocking_recv() {
         let (api_key, ip, reply) = match job {
             Job::Verify { api_key, ip, reply } => (api_key, ip, reply),
+            Job::StillValid { key_ids, reply } => {
+                let mut revoked = Ok(Vec::new());
+                for id in key_ids {
+                    match (store.still_valid(id), &mut revoked) {
+                        (Ok(false), Ok(revoked)) => revoked.push(id),
+                        (Err(error), _) => revoked = Err(AuthFailure::Unavailable(error.to_string())),
+                        _ => {}
+                    }
+                }
+                let _ = reply.send(revoked);
+                continue;
+            }
             Job::BrokerOf { user, reply } => {
                 // The asker may be gone: then nobody needs to know.
                 let _ = reply.send(store.broker_of(&user).map_err(|e| AuthFailure::Unavailable(e.to_string())));

@@ -24,6 +24,10 @@ impl KeyStore for Paused {
         })
     }
 
+    fn still_valid(&mut self, _key_id: u64) -> Result<bool, AuthError> {
+        Ok(true)
+    }
+
     fn broker_of(&mut self, _user: &str) -> Result<Option<Arc<str>>, AuthError> {
         Ok(None)
     }

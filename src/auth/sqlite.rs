@@ -246,6 +246,24 @@ impl SqliteStore {
     }
 }
 
+impl SqliteStore {
+    /// The first column of the first row, if there is one.
+    fn one<T: rusqlite::types::FromSql>(
+        &mut self,
+        select: &str,
+        parameter: impl rusqlite::ToSql,
+    ) -> Result<Option<T>, AuthError> {
+        let unavailable = |error: StoreError| AuthError::Unavailable(error.to_string());
+        let (db, _) = self.connection().map_err(unavailable)?;
+        let row = db.prepare_cached(select).and_then(|mut s| s.query_row([parameter], |row| row.get(0)).optional());
+        row.map_err(|error| {
+            // The next attempt starts with a new connection.
+            self.open = None;
+            unavailable(StoreError::Unusable { file: self.file.clone(), cause: error.to_string() })
+        })
+    }
+}
+
 impl KeyStore for SqliteStore {
     fn verify(&mut self, api_key: &str) -> Result<Identity, AuthError> {
         let unavailable = |error: StoreError| AuthError::Unavailable(error.to_string());
@@ -279,14 +297,15 @@ impl KeyStore for SqliteStore {
     }
 
     fn broker_of(&mut self, user: &str) -> Result<Option<Arc<str>>, AuthError> {
-        let unavailable = |error: StoreError| AuthError::Unavailable(error.to_string());
-        let (db, _) = self.connection().map_err(unavailable)?;
         let select = "SELECT broker FROM keys WHERE user = ?1 AND revoked_at IS NULL LIMIT 1";
-        let broker = db.prepare_cached(select).and_then(|mut s| s.query_row([user], |row| row.get(0)).optional());
-        broker.map(|name: Option<String>| name.map(Arc::from)).map_err(|error| {
-            self.open = None;
-            unavailable(StoreError::Unusable { file: self.file.clone(), cause: error.to_string() })
-        })
+        let broker: Option<String> = self.one(select, user)?;
+        Ok(broker.map(Arc::from))
+    }
+
+    fn still_valid(&mut self, key_id: u64) -> Result<bool, AuthError> {
+        let select = "SELECT 1 FROM keys WHERE substr(key_hash, 1, 8) = ?1 AND revoked_at IS NULL LIMIT 1";
+        let found: Option<i64> = self.one(select, key_id.to_be_bytes().as_slice())?;
+        Ok(found.is_some())
     }
 
     fn invalidate(&mut self) {}

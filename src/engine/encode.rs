@@ -28,7 +28,8 @@ impl Tick<'_> {
         }
         match key.format() {
             Format::Json => {
-                let own = key.mode() == self.mode || self.pass_through;
+                let own = (key.mode() == self.mode || self.pass_through)
+                    && (key.mode() != Mode::Ltp || self.payload.names_ltp());
                 json::tick_frame(out, self.instrument, key.mode(), label, snapshot, |data| {
                     if own {
                         self.payload.write_json_own(data);
@@ -40,6 +41,47 @@ impl Tick<'_> {
             }
             // The front door admits JSON sessions only until the MessagePack encoder stands here.
             Format::MsgPack => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::normalise::{self, Unit};
+    use crate::model::{BrokerId, Encoding, StreamId};
+
+    /// The `data` that a subscriber of `wanted` gets from a tick of mode `own`; `None` when nothing is sent.
+    fn data(payload: &str, own: Mode, wanted: Mode, pass_through: bool) -> Option<serde_json::Value> {
+        let unit = Unit { broker: None, venue: "NSE" };
+        let payload = normalise::decode(payload.as_bytes(), Encoding::Json, unit).expect("valid");
+        let instrument = InstrumentRef { venue: "NSE", symbol: "INFY" };
+        let tick = Tick { instrument, mode: own, payload: &payload, pass_through };
+        let mut out = Vec::new();
+        let key = FrameKey::new(StreamId(1), wanted, Format::Json, BrokerId(0));
+        tick.encode(&mut out, key, "angel", false).then(|| {
+            let json = &out[out.iter().position(|b| *b == b'{').expect("an object")..];
+            serde_json::from_slice::<serde_json::Value>(json).expect("valid JSON")["data"].clone()
+        })
+    }
+
+    #[test]
+    fn ltp_subscribers_always_find_an_ltp() {
+        use Mode::{Depth, Ltp, Quote};
+        for (payload, own, wanted, off, want) in [
+            (r#"{"ltp":1,"x":2}"#, Ltp, Ltp, false, Some(r#"{"ltp":1,"x":2}"#)),
+            (r#"{"last_price":1,"x":2}"#, Ltp, Ltp, false, Some(r#"{"ltp":1}"#)),
+            (r#"{"last_price":1,"x":2}"#, Ltp, Ltp, true, Some(r#"{"ltp":1}"#)),
+            (r#"{"x":2}"#, Ltp, Ltp, false, None),
+            (r#"{"ltp":NaN}"#, Ltp, Ltp, false, None),
+            (r#"{"x":2}"#, Quote, Quote, false, Some(r#"{"x":2}"#)),
+            (r#"{"x":2}"#, Depth, Quote, false, None),
+            (r#"{"ltp":1,"x":2}"#, Depth, Ltp, false, Some(r#"{"ltp":1}"#)),
+            (r#"{"ltp":1,"x":2}"#, Depth, Ltp, true, Some(r#"{"ltp":1,"x":2}"#)),
+            (r#"{"ltp":1}"#, Ltp, Quote, false, None),
+        ] {
+            let want = want.map(|w| serde_json::from_str::<serde_json::Value>(w).expect("valid"));
+            assert_eq!(data(payload, own, wanted, off), want, "{payload} {own:?} for {wanted:?}");
         }
     }
 }

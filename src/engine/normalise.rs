@@ -150,10 +150,19 @@ pub fn fuzz_payload(bytes: &[u8]) {
 }
 
 impl<'a> Decoded<'a> {
-    /// Whether subscribers of `mode` can be served from this tick of mode `own`: always in its own mode, in a lower one
-    /// only with a finite price, never in a higher one.
+    /// Whether subscribers of `mode` can be served from this tick of mode `own`: LTP and lower modes only with a finite price
+    /// (OpenAlgo's SDK relies on `data.ltp` there), quote and depth of its own mode always, a higher mode never.
     pub fn serves(&self, mode: Mode, own: Mode) -> bool {
-        mode == own || (mode < own && self.number(Field::Ltp).is_some())
+        match mode.cmp(&own) {
+            std::cmp::Ordering::Greater => false,
+            std::cmp::Ordering::Equal if mode != Mode::Ltp => true,
+            _ => self.number(Field::Ltp).is_some(),
+        }
+    }
+
+    /// Whether the adapter calls its price `ltp`; if not, an LTP subscriber gets the canonical fields even of an LTP tick.
+    pub fn names_ltp(&self) -> bool {
+        !self.spans[Key::Ltp as usize].is_empty() || self.raw_places.is_some()
     }
 
     /// Appends the adapter's fields: JSON text byte for byte except that what is not JSON (NaN, infinities) is null,

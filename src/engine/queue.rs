@@ -157,6 +157,8 @@ pub struct SessionHoldings {
     pub session: SessionId,
     /// Whose it is.
     pub user: UserId,
+    /// Fingerprint of the key it authenticated with.
+    pub key_id: u64,
     /// What it holds or has asked for.
     pub keys: Vec<(Instrument, Mode)>,
 }
@@ -178,6 +180,8 @@ pub enum Control {
     },
     /// What each session holds is asked for, for the auditor.
     Audit(oneshot::Sender<Vec<SessionHoldings>>),
+    /// These keys, by fingerprint, have been revoked: their sessions end, 4403.
+    Revoked(Arc<[u64]>),
     /// Stop accepting, say goodbye to every session, end.
     Drain,
 }

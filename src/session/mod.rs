@@ -156,6 +156,7 @@ impl Sessions {
                     Some(Control::OrderGap { user }) => self.order_gap(&user),
                     // The auditor may have given up.
                     Some(Control::Audit(reply)) => drop(reply.send(self.holdings())),
+                    Some(Control::Revoked(keys)) => self.revoked(&keys),
                     Some(Control::Drain) | None => self.drain(),
                 },
                 (id, why) = self.worker.next_eviction() => self.evicted(id, why),
@@ -320,6 +321,19 @@ impl Sessions {
         }
     }
 
+    fn revoked(&self, keys: &[u64]) {
+        let all: Vec<_> = self.open.borrow().values().cloned().collect();
+        for session in all {
+            let revoked = match &session.state.borrow().phase {
+                Phase::Live { identity, .. } => keys.contains(&identity.key_id),
+                _ => false,
+            };
+            if revoked {
+                self.close(&session, CloseReason::KeyRevoked);
+            }
+        }
+    }
+
     fn forget_orders(&self, user: &Arc<str>, id: SessionId) {
         let mut orders = self.orders.borrow_mut();
         if let Some(ids) = orders.get_mut(user) {
@@ -373,10 +387,10 @@ impl Sessions {
         let open = self.open.borrow();
         let holdings = open.values().filter_map(|session| {
             let state = session.state.borrow();
-            let Phase::Live { member: Some(member), .. } = &state.phase else { return None };
+            let Phase::Live { identity, member: Some(member) } = &state.phase else { return None };
             let held = state.held.in_order().into_iter().map(|(i, m, _)| (i, m));
             let keys = held.chain(state.pending.iter().cloned()).collect();
-            Some(SessionHoldings { session: session.id, user: member.user, keys })
+            Some(SessionHoldings { session: session.id, user: member.user, key_id: identity.key_id, keys })
         });
         holdings.collect()
     }

@@ -150,7 +150,7 @@ impl Client {
         let mut out = vec![first];
         match payload.len() {
             n @ 0..=125 => out.push(0x80 | n as u8),
-            n @ 126..65536 => {
+            n @ 126..=65535 => {
                 out.push(0x80 | 126);
                 out.extend((n as u16).to_be_bytes());
             }

@@ -126,7 +126,7 @@ fn aliases_are_taken_in_the_contract_order_and_unusable_ones_are_passed_over() {
 }
 
 #[test]
-fn a_lower_mode_needs_a_finite_price_and_a_higher_one_is_never_served() {
+fn ltp_and_lower_modes_need_a_finite_price_and_a_higher_mode_is_never_served() {
     for (payload, usable) in [
         (r#"{"ltp":1}"#, true),
         (r#"{"ltp":0}"#, true),
@@ -146,7 +146,7 @@ fn a_lower_mode_needs_a_finite_price_and_a_higher_one_is_never_served() {
         let decoded = decode(payload.as_bytes(), Encoding::Json, RUPEES).unwrap();
         for own in Mode::ALL {
             for mode in Mode::ALL {
-                let want = mode == own || (mode < own && usable);
+                let want = (mode == own && mode != Mode::Ltp) || (mode <= own && usable);
                 assert_eq!(decoded.serves(mode, own), want, "{payload} {mode:?} from {own:?}");
             }
         }

@@ -28,7 +28,7 @@ enum Written {
 impl Worker {
     /// Writes every session touched before the pass began once. Yields to the reactor now and then and takes up new batches
     /// meanwhile, so that sessions later in the pass get them with the same write.
-    pub(super) async fn flush_pass(self: &Rc<Self>, ticks: &mut TickReceiver) {
+    pub async fn flush_pass(self: &Rc<Self>, ticks: &mut TickReceiver) {
         let (mut left, complete_before) = {
             let inner = self.inner.borrow();
             (inner.touched.len(), inner.batches.next())

@@ -96,7 +96,7 @@ impl Peer {
         let mut seen = Vec::new();
         loop {
             let (head, len) = match self.buffer.as_slice() {
-                [_, len @ 0..126, ..] => (2, usize::from(*len)),
+                [_, len @ 0..=125, ..] => (2, usize::from(*len)),
                 [_, 126, a, b, ..] => (4, usize::from(u16::from_be_bytes([*a, *b]))),
                 _ => return seen,
             };
