@@ -5,6 +5,8 @@
 //! queues between rooms or maps settings to a room's own configuration. Tests build the same App on port 0.
 
 mod build;
+mod door;
+mod rooms;
 mod upkeep;
 
 pub use build::{App, Hooks, StartError};

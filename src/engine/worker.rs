@@ -6,6 +6,7 @@
 //! and authentication. Flushing stands in `flush.rs`. Tests: `tests.rs` beside this file.
 
 mod flush;
+mod held;
 #[cfg(test)]
 mod tests;
 
@@ -15,10 +16,10 @@ use super::metrics::{EngineMetrics, WorkerStats};
 use super::queue::TickReceiver;
 use super::transport::Transport;
 use crate::model::{Format, SessionId, WorkerId};
-use crate::outbox::{Mark, Outbox, Push};
+use crate::outbox::{Outbox, Push};
 use crate::policy::pacing;
 use bytes::Bytes;
-use hashbrown::HashMap;
+use held::{Batches, NewestTable};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -122,93 +123,6 @@ struct Connection {
     resuming: bool,
     /// Given up: takes no more ticks or frames except goodbye.
     doomed: bool,
-}
-
-/// Batches whose frames stand in some session's spans, numbered from the first the worker ever saw.
-#[derive(Default)]
-struct Batches {
-    held: VecDeque<Arc<EncodedBatch>>,
-    first: u64,
-}
-
-impl Batches {
-    fn push(&mut self, batch: Arc<EncodedBatch>) -> u64 {
-        self.held.push_back(batch);
-        self.next() - 1
-    }
-
-    fn get(&self, number: u64) -> &EncodedBatch {
-        &self.held[(number - self.first) as usize]
-    }
-
-    /// The number that the next batch will have.
-    fn next(&self) -> u64 {
-        self.first + self.held.len() as u64
-    }
-
-    /// Drops all batches before `number`.
-    fn release(&mut self, number: u64) {
-        while self.first < number && self.held.pop_front().is_some() {
-            self.first += 1;
-        }
-    }
-}
-
-/// The worker's own copy of the newest frame of each key on which some session is behind.
-#[derive(Default)]
-struct NewestTable {
-    kept: HashMap<FrameKey, Newest, ahash::RandomState>,
-}
-
-struct Newest {
-    seq: u64,
-    bytes: Vec<u8>,
-    /// Sessions with a mark on the key.
-    holders: u32,
-}
-
-impl NewestTable {
-    /// A session has marked `key`, whose tick `seq` has these bytes.
-    fn hold(&mut self, key: FrameKey, seq: u64, bytes: &[u8]) {
-        let kept = self.kept.entry(key).or_insert_with(|| Newest { seq: 0, bytes: Vec::new(), holders: 0 });
-        kept.holders += 1;
-        kept.renew(seq, bytes);
-    }
-
-    /// A newer frame of a key, if anybody is behind on it.
-    fn renew(&mut self, key: FrameKey, seq: u64, bytes: &[u8]) {
-        if let Some(kept) = self.kept.get_mut(&key) {
-            kept.renew(seq, bytes);
-        }
-    }
-
-    /// The bytes that a mark stands for.
-    fn due<'a>(&'a self, key: FrameKey, mark: &'a Mark) -> &'a [u8] {
-        match mark {
-            Mark::Tick => &self.kept.get(&key).expect("a marked key is kept").bytes,
-            Mark::Own(snapshot) => snapshot,
-        }
-    }
-
-    /// A mark on `key` is gone.
-    fn release(&mut self, key: FrameKey) {
-        if let hashbrown::hash_map::Entry::Occupied(mut kept) = self.kept.entry(key) {
-            kept.get_mut().holders -= 1;
-            if kept.get().holders == 0 {
-                kept.remove();
-            }
-        }
-    }
-}
-
-impl Newest {
-    fn renew(&mut self, seq: u64, bytes: &[u8]) {
-        if seq >= self.seq || self.bytes.is_empty() {
-            self.seq = seq;
-            self.bytes.clear();
-            self.bytes.extend_from_slice(bytes);
-        }
-    }
 }
 
 /// What was written since the counters were last told, by format.

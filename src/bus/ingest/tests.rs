@@ -1,3 +1,5 @@
+//! Ingest from whole messages to encoded batches: order, laziness, scopes, floods.
+
 use super::*;
 use crate::engine::queue::{TickReceiver, tick_queue};
 use crate::model::queue::{ByteBudget, SourceSender, source_queue};

@@ -1,3 +1,5 @@
+//! Delivery, order, conflation, eviction and memory of one worker, on real sockets.
+
 use super::*;
 use crate::engine::queue::{TickSender, tick_queue};
 use crate::model::{BrokerId, Micros, Mode, StreamId};
