@@ -208,8 +208,8 @@ impl Client {
     }
 
     fn parse(&mut self) -> Option<Got> {
-        let (head, len) = match self.buffer.as_slice() {
-            [_, len @ ..=125, ..] => (2, usize::from(*len)),
+        let (head, len) = match &self.buffer[..] {
+            [_, len @ 0..=125, ..] => (2, usize::from(*len)),
             [_, 126, a, b, ..] => (4, usize::from(u16::from_be_bytes([*a, *b]))),
             [_, 127, rest @ ..] if rest.len() >= 8 => {
                 (10, u64::from_be_bytes(rest[..8].try_into().expect("eight bytes")) as usize)
