@@ -333,21 +333,24 @@ fn a_client_that_reads_no_orders_is_closed_with_4408_and_the_others_lose_none() 
 #[test]
 fn a_lossless_lane_without_progress_is_given_up() {
     let server = Server::start(|s| {
+        s.server.close_style = CloseStyle::Drop;
         s.limits.lossless_stall = Duration::from_millis(300);
         s.fanout.send_buffer_bytes = 4096;
         s.fanout.outbox_bytes_max = 256 << 20;
     });
-    let idle = with_orders(&server);
+    let mut idle = with_orders(&server);
     let mut publisher = server.publisher();
     orders_until_closed(&server, &mut publisher, 32 << 10, "stalled");
+    // An eviction, so it ends as the setting wants.
+    assert_eq!(idle.until_close(), Got::End);
     drop(idle);
     server.finish();
 }
 
 #[test]
 fn order_updates_that_cannot_be_queued_close_their_sessions_rather_than_leave_a_hole() {
-    let (release, gate) = mpsc::channel::<()>();
-    let (entered_tx, entered) = mpsc::channel::<()>();
+    let (release, gate) = mpsc::sync_channel::<()>(1);
+    let (entered_tx, entered) = mpsc::sync_channel::<()>(1);
     let gate = Mutex::new(gate);
     let entered_tx = Mutex::new(entered_tx);
     let stop = move |command: &Command| {

@@ -86,30 +86,34 @@ fn an_explicit_wish_wins_over_age_and_the_default_heeds_it() {
 }
 
 #[test]
-fn while_a_feed_is_down_its_last_value_is_not_shown_to_newcomers() {
+fn while_a_feed_is_down_its_last_value_is_shown_only_to_who_asks() {
     let script = Script::default();
     let server = Server::with_factory(Arc::new(script.clone()), |_| {});
     let mut publisher = server.publisher();
     let mut first = server.client();
-    first.subscribe(&["A"], 1);
+    first.subscribe(&["A", "B"], 1);
     publisher.ltp("A", 1.0);
+    publisher.ltp("B", 2.0);
+    first.tick();
     first.tick();
     // The adapter dies, and its successor hangs while it connects.
     script.connects([Play::Hold]);
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     runtime.block_on(script.report(Report::Lost { reason: "a test".into() }));
     runtime.block_on(script.until(|s| s.seen().iter().any(|seen| seen.adapter == 2)));
+    // What is wanted already is shared at once; its replay is under way.
     let mut second = server.client();
-    second.send(json!({"action": "subscribe", "symbol": "A", "exchange": "NSE", "mode": 1}));
-    assert!(second.settled().is_empty(), "no acknowledgement and no value yet");
+    assert!(subscribed(&mut second, "A", 1, None).is_empty(), "young, but nobody knows whether it still holds");
+    assert_eq!(subscribed(&mut second, "B", 1, Some(true))[0]["data"]["ltp"], 2.0);
     runtime.block_on(script.connected());
-    assert_eq!(second.json()["subscriptions"][0]["status"], "success");
-    assert_eq!(second.json()["snapshot"], true, "young, and live again");
-    publisher.ltp("A", 2.0);
-    for client in [&mut first, &mut second] {
-        assert_eq!(client.json_where(|v| v["type"] == "market_data")["data"]["ltp"], 2.0);
+    runtime.block_on(script.until(|s| s.at_broker().len() == 2));
+    let mut third = server.client();
+    assert_eq!(subscribed(&mut third, "A", 1, None)[0]["snapshot"], true, "live again");
+    publisher.ltp("A", 3.0);
+    for client in [&mut first, &mut second, &mut third] {
+        assert_eq!(client.tick()["data"]["ltp"], 3.0);
     }
-    drop((first, second));
+    drop((first, second, third));
     server.finish();
 }
 

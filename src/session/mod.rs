@@ -4,7 +4,7 @@
 //! and subscriptions to the engine. Promises: commands are carried out in order, one at a time; `ping` and
 //! `get_supported_brokers` are answered at once; the reader never stops while a command is pending; a session that goes
 //! away releases its references at once. Everything of one session happens on its worker's thread. Knows nothing of the
-//! front door or of brokers. Tests: `tests/protocol.rs`, `tests/limits.rs` and others there.
+//! front door or of brokers. Tests: `transcript`, `errors`, `checklist`, `limits`, `snapshots` and `hostile_clients` in `tests/`.
 
 mod commands;
 mod held;
