@@ -42,7 +42,7 @@ impl FrameKey {
     }
 }
 
-/// One encoded frame: header and payload, ready for the socket.
+/// One encoded tick: for JSON a whole frame, ready for the socket; for MessagePack the tick's array.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame {
     /// Who wants it.
@@ -64,6 +64,8 @@ pub struct EncodedBatch {
     pub slab: Vec<u8>,
     /// Where each frame is; ascending, without overlap.
     pub frames: Vec<Frame>,
+    /// Last values of one session's subscribe rather than live ticks.
+    pub snapshots: bool,
     /// Union of the frames' worker bitmaps.
     pub workers: u64,
     /// Our clock when the oldest message of the pass was read.
@@ -75,7 +77,7 @@ pub struct EncodedBatch {
 impl EncodedBatch {
     /// An empty batch for messages read at (`t_recv`, `read_at`).
     pub fn new(t_recv: Micros, read_at: Instant) -> Self {
-        EncodedBatch { slab: Vec::new(), frames: Vec::new(), workers: 0, t_recv, read_at }
+        EncodedBatch { slab: Vec::new(), frames: Vec::new(), snapshots: false, workers: 0, t_recv, read_at }
     }
 
     /// Appends one frame that `write` puts at the end of the slab.

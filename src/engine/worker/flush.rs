@@ -8,7 +8,9 @@ use super::{Batches, Connection, Eviction, Inner, NewestTable, Sent, Worker, YIE
 use crate::engine::batch::FrameKey;
 use crate::engine::queue::TickReceiver;
 use crate::engine::transport::Transport;
-use crate::model::{Format, SessionId};
+use crate::model::{Format, Micros, SessionId};
+use crate::outbox::Span;
+use crate::wire::{frame, msgpack};
 use std::io;
 use std::rc::Rc;
 use std::time::Instant;
@@ -17,6 +19,8 @@ use std::time::Instant;
 const RESUME_CHUNK_BYTES: usize = 64 << 10;
 /// A scratch buffer that grew beyond this is given back after the flush.
 const SCRATCH_BYTES_KEPT: usize = 1 << 20;
+/// Ticks of one MessagePack frame, bytes.
+const FRAME_TICKS_BYTES_MAX: usize = msgpack::FRAME_BYTES_MAX - msgpack::FRAME_HEAD_BYTES_MAX;
 
 /// What became of one write attempt.
 enum Written {
@@ -85,7 +89,7 @@ impl Worker {
 
     /// One attempt to write all that a session has; a session behind is left to its own task.
     pub(super) fn write(self: &Rc<Self>, inner: &mut Inner, slot: u32) {
-        let Inner { slots, batches, newest, scratch, sent, .. } = inner;
+        let Inner { slots, batches, newest, scratch, sent, t_send, .. } = inner;
         let generation = slots[slot as usize].generation;
         let Some(connection) = slots[slot as usize].connection.as_mut() else { return };
         if connection.outbox.is_behind()
@@ -93,7 +97,10 @@ impl Worker {
         {
             return;
         }
-        match write_all(connection, batches, newest, scratch, sent) {
+        if connection.format == Format::MsgPack {
+            *t_send = (*t_send).max(Micros::now());
+        }
+        match write_all(connection, batches, newest, scratch, sent, *t_send) {
             Ok(()) => {}
             Err(error) => {
                 tracing::debug!(%error, "socket write failed");
@@ -112,12 +119,13 @@ impl Worker {
         loop {
             let ready = transport.writable().await;
             let mut inner = self.inner.borrow_mut();
-            let Inner { slots, newest, scratch, sent, .. } = &mut *inner;
+            let Inner { slots, newest, scratch, sent, t_send, .. } = &mut *inner;
+            *t_send = (*t_send).max(Micros::now());
             let slot = &mut slots[id.slot as usize];
             let Some(connection) = slot.connection.as_mut().filter(|_| slot.generation == id.generation) else {
                 return;
             };
-            match ready.and_then(|()| catch_up(connection, newest, scratch, sent)) {
+            match ready.and_then(|()| catch_up(connection, newest, scratch, sent, *t_send)) {
                 Ok(true) => {
                     connection.resuming = false;
                     if let Some(since) = connection.outbox.catch_up() {
@@ -143,20 +151,23 @@ fn write_all(
     newest: &mut NewestTable,
     scratch: &mut Vec<u8>,
     sent: &mut Sent,
+    t_send: Micros,
 ) -> io::Result<()> {
     let spans = connection.outbox.take_spans();
-    let single = spans.len() == 1 && connection.outbox.control_is_empty();
-    let bytes = if single {
+    let slab = |span: &Span| &batches.get(span.batch).slab[span.start as usize..span.end as usize];
+    let mut framed = Framed::default();
+    let bytes = match connection.format {
         // The whole run lies in the shared slab: no copy at all.
-        let span = spans[0];
-        &batches.get(span.batch).slab[span.start as usize..span.end as usize]
-    } else {
-        scratch.clear();
-        connection.outbox.control().for_each(|frame| scratch.extend_from_slice(frame));
-        for span in &spans {
-            scratch.extend_from_slice(&batches.get(span.batch).slab[span.start as usize..span.end as usize]);
+        Format::Json if spans.len() == 1 && connection.outbox.control_is_empty() => slab(&spans[0]),
+        format => {
+            scratch.clear();
+            connection.outbox.control().for_each(|frame| scratch.extend_from_slice(frame));
+            match format {
+                Format::Json => spans.iter().for_each(|span| scratch.extend_from_slice(slab(span))),
+                Format::MsgPack => framed = frame_spans(&spans, batches, scratch, t_send),
+            }
+            scratch.as_slice()
         }
-        scratch.as_slice()
     };
     let written = write_once(&connection.transport, bytes)?;
     let format = connection.format as usize;
@@ -165,7 +176,7 @@ fn write_all(
             sent.bytes[format] += bytes.len() as u64;
             let ticks: u64 = spans.iter().map(|s| u64::from(s.frames)).sum();
             sent.ticks[format] += ticks;
-            sent.frames[format] += ticks;
+            sent.frames[format] += if connection.format == Format::Json { ticks } else { framed.ends.len() as u64 };
             while connection.outbox.pop_control().is_some() {
                 sent.frames[format] += 1;
             }
@@ -175,25 +186,111 @@ fn write_all(
     };
     sent.bytes[format] += left as u64;
     connection.outbox.fall_behind(Instant::now());
+    let mut begun = 0;
+    if connection.format == Format::MsgPack {
+        begun = begin_framed(connection, &framed, scratch, left, sent);
+    }
     take_control(connection, &mut left, sent);
-    for span in &spans {
-        let batch = batches.get(span.batch);
-        for frame in batch.frames_within(span.start, span.end) {
-            let frame_bytes = batch.bytes(frame);
-            if left > 0 {
-                connection.outbox.set_partial(&frame_bytes[left.min(frame_bytes.len())..]);
-                left = left.saturating_sub(frame_bytes.len());
-                sent.ticks[format] += 1;
-                sent.frames[format] += 1;
-            } else if connection.outbox.mark(frame.key, frame.seq) {
-                newest.hold(frame.key, frame.seq, frame_bytes);
-            } else {
-                newest.renew(frame.key, frame.seq, frame_bytes);
-                sent.merged += 1;
-            }
+    for frame in spans.iter().flat_map(|span| {
+        batches.get(span.batch).frames_within(span.start, span.end).iter().map(move |f| (span.batch, f))
+    }) {
+        let (batch, frame) = frame;
+        let frame_bytes = batches.get(batch).bytes(frame);
+        if connection.format == Format::MsgPack && begun > 0 {
+            begun -= 1;
+        } else if connection.format == Format::Json && left > 0 {
+            connection.outbox.set_partial(&frame_bytes[left.min(frame_bytes.len())..]);
+            left = left.saturating_sub(frame_bytes.len());
+            sent.ticks[format] += 1;
+            sent.frames[format] += 1;
+        } else if connection.outbox.mark(frame.key, frame.seq) {
+            newest.hold(frame.key, frame.seq, frame_bytes);
+        } else {
+            newest.renew(frame.key, frame.seq, frame_bytes);
+            sent.merged += 1;
         }
     }
     Ok(())
+}
+
+/// Where MessagePack frames stand in the scratch buffer.
+#[derive(Default)]
+struct Framed {
+    /// First byte of the first frame.
+    start: usize,
+    /// Per frame: one past its last byte, and how many ticks it and those before it hold.
+    ends: Vec<(usize, usize)>,
+}
+
+/// Appends MessagePack frames for `spans`: one per run of live ticks or of snapshots, split before it grows too large.
+fn frame_spans(spans: &[Span], batches: &Batches, out: &mut Vec<u8>, t_send: Micros) -> Framed {
+    let mut framed = Framed { start: out.len(), ends: Vec::new() };
+    let (mut at, mut ticks) = (0, 0);
+    while at < spans.len() {
+        let kind = batches.get(spans[at].batch).snapshots;
+        let run = spans[at..].iter().take_while(|span| batches.get(span.batch).snapshots == kind).count();
+        let mut pieces: Vec<&[u8]> = Vec::new();
+        let (mut bytes, mut count) = (0, 0);
+        let mut close = |pieces: &mut Vec<&[u8]>, bytes: &mut usize, count: &mut usize| {
+            if *count > 0 {
+                ticks += *count;
+                one_frame(out, kind, t_send, *count, *bytes, pieces);
+                framed.ends.push((out.len(), ticks));
+            }
+            pieces.clear();
+            (*bytes, *count) = (0, 0);
+        };
+        for span in &spans[at..at + run] {
+            let batch = batches.get(span.batch);
+            let len = (span.end - span.start) as usize;
+            if bytes + len <= FRAME_TICKS_BYTES_MAX {
+                pieces.push(&batch.slab[span.start as usize..span.end as usize]);
+                (bytes, count) = (bytes + len, count + span.frames as usize);
+                continue;
+            }
+            for tick in batch.frames_within(span.start, span.end) {
+                let piece = batch.bytes(tick);
+                if bytes + piece.len() > FRAME_TICKS_BYTES_MAX {
+                    close(&mut pieces, &mut bytes, &mut count);
+                }
+                pieces.push(piece);
+                (bytes, count) = (bytes + piece.len(), count + 1);
+            }
+        }
+        close(&mut pieces, &mut bytes, &mut count);
+        at += run;
+    }
+    framed
+}
+
+/// Appends one binary frame of `count` ticks whose arrays, `bytes` long together, are `pieces`.
+fn one_frame(out: &mut Vec<u8>, snapshots: bool, t_send: Micros, count: usize, bytes: usize, pieces: &[&[u8]]) {
+    let mut head = Vec::with_capacity(msgpack::FRAME_HEAD_BYTES_MAX);
+    let kind = if snapshots { msgpack::SNAPSHOTS } else { msgpack::TICKS };
+    msgpack::frame_head(&mut head, kind, t_send, count);
+    let (header, len) = frame::header(frame::Opcode::Binary, head.len() + bytes);
+    out.extend_from_slice(&header[..len]);
+    out.extend_from_slice(&head);
+    pieces.iter().for_each(|piece| out.extend_from_slice(piece));
+}
+
+/// After the kernel took `taken` bytes of `scratch`: keeps the rest of a MessagePack frame that was begun, and returns how many ticks are
+/// thereby sent.
+fn begin_framed(connection: &mut Connection, framed: &Framed, scratch: &[u8], taken: usize, sent: &mut Sent) -> usize {
+    let format = connection.format as usize;
+    let mut start = framed.start;
+    let mut ticks = 0;
+    for &(end, ticks_so_far) in &framed.ends {
+        if taken <= start {
+            break;
+        }
+        connection.outbox.set_partial(&scratch[taken.min(end)..end]);
+        sent.frames[format] += 1;
+        ticks = ticks_so_far;
+        start = end;
+    }
+    sent.ticks[format] += ticks as u64;
+    ticks
 }
 
 /// Writes the rest of the frame begun, then control frames, then the newest tick of each marked key. True when nothing is left.
@@ -202,6 +299,7 @@ fn catch_up(
     newest: &mut NewestTable,
     scratch: &mut Vec<u8>,
     sent: &mut Sent,
+    t_send: Micros,
 ) -> io::Result<bool> {
     let format = connection.format as usize;
     loop {
@@ -227,7 +325,8 @@ fn catch_up(
                 break;
             }
         }
-        let marked = gather_marked(connection, newest, scratch);
+        let ticks_start = scratch.len();
+        let marked = gather_marked(connection, newest, scratch, t_send);
         if scratch.is_empty() {
             return Ok(true);
         }
@@ -241,23 +340,66 @@ fn catch_up(
             connection.outbox.progressed(Instant::now());
         }
         take_control(connection, &mut left, sent);
-        settle_marked(connection, newest, marked, left, sent);
+        if connection.format == Format::MsgPack && !marked.is_empty() {
+            settle_framed(connection, newest, marked, (left, scratch.len() - ticks_start), scratch, sent);
+        } else {
+            settle_marked(connection, newest, marked, left, sent);
+        }
         if refused {
             return Ok(false);
         }
     }
 }
 
-/// Appends the newest frame of marked keys to `scratch`, as long as it is short and all control frames are in it.
-fn gather_marked(connection: &mut Connection, newest: &NewestTable, scratch: &mut Vec<u8>) -> Vec<FrameKey> {
+/// Appends the newest tick of marked keys to `scratch`, as long as it is short and all control frames are in it.
+fn gather_marked(
+    connection: &mut Connection,
+    newest: &NewestTable,
+    scratch: &mut Vec<u8>,
+    t_send: Micros,
+) -> Vec<FrameKey> {
     let mut marked = Vec::new();
-    while scratch.len() < RESUME_CHUNK_BYTES
+    let mut pieces: Vec<&[u8]> = Vec::new();
+    let mut len = scratch.len();
+    while len < RESUME_CHUNK_BYTES
         && let Some(key) = connection.outbox.next_mark()
     {
-        scratch.extend_from_slice(&newest.kept.get(&key).expect("a marked key is kept").bytes);
+        let bytes = &newest.kept.get(&key).expect("a marked key is kept").bytes;
+        len += bytes.len();
+        pieces.push(bytes);
         marked.push(key);
     }
+    match connection.format {
+        Format::Json => pieces.iter().for_each(|piece| scratch.extend_from_slice(piece)),
+        Format::MsgPack if pieces.is_empty() => {}
+        Format::MsgPack => {
+            let bytes = pieces.iter().map(|piece| piece.len()).sum();
+            one_frame(scratch, false, t_send, pieces.len(), bytes, &pieces);
+        }
+    }
     marked
+}
+
+/// The same for MessagePack, whose marked ticks make one frame, `len` bytes long at the end of `scratch`: begun, all of them are sent.
+fn settle_framed(
+    connection: &mut Connection,
+    newest: &mut NewestTable,
+    marked: Vec<FrameKey>,
+    (left, len): (usize, usize),
+    scratch: &[u8],
+    sent: &mut Sent,
+) {
+    if left == 0 {
+        for key in marked.into_iter().rev() {
+            let seq = newest.kept.get(&key).expect("a marked key is kept until it is settled").seq;
+            connection.outbox.return_mark(key, seq);
+        }
+        return;
+    }
+    connection.outbox.set_partial(&scratch[scratch.len() - (len - left)..]);
+    sent.frames[connection.format as usize] += 1;
+    sent.ticks[connection.format as usize] += marked.len() as u64;
+    marked.into_iter().for_each(|key| newest.release(key));
 }
 
 /// After a write took `left` bytes of the marked frames: forgets the sent ones, keeps the rest of the one begun, marks the others again.
