@@ -147,7 +147,6 @@ pub(super) fn door_config(settings: &Settings) -> accept::Config {
         sessions_per_ip: settings.limits.sessions_per_ip,
         handshakes_max: HANDSHAKES_MAX,
         handshake: settings.limits.handshake,
-        // The subprotocol is passed over until its encoder stands in the engine.
-        msgpack: false,
+        msgpack: true,
     }
 }

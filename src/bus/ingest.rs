@@ -14,7 +14,7 @@ pub use metrics::{IngestMetrics, TICK_AGE_BUCKETS};
 use super::frames::{self, Cause, Item};
 use super::topic::{self, Topic};
 use crate::engine::batch::{EncodedBatch, FrameKey};
-use crate::engine::encode;
+use crate::engine::encode::{self, Encoded};
 use crate::engine::normalise::{self, DecodeError, Unit};
 use crate::engine::queue::{Control, TickSender};
 use crate::model::heartbeat::Heartbeat;
@@ -263,6 +263,8 @@ impl Ingest {
             instrument: tick.instrument,
             mode: tick.mode,
             payload: &decoded,
+            t_recv: tick.t_recv,
+            scale: out.scale,
             pass_through: self.config.pass_through,
         };
         for want in &out.wants {
@@ -272,12 +274,13 @@ impl Ingest {
             } else {
                 self.brokers.name(want.label)
             };
-            let mut encoded = false;
-            batch.push(key, want.seq, want.workers, |slab| encoded = frame.encode(slab, key, label, false));
-            if encoded {
-                self.metrics.encoded(want.mode, want.format);
-            } else {
-                batch.frames.pop();
+            let mut encoded = Encoded::Nothing;
+            batch.push(key, want.seq, want.workers, |slab| encoded = frame.encode(slab, key, want.seq, label, false));
+            match encoded {
+                Encoded::Frame { rounded } => {
+                    self.metrics.encoded(want.mode, want.format, tick.instrument.venue, rounded)
+                }
+                Encoded::Nothing => drop(batch.frames.pop()),
             }
         }
     }

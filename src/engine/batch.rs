@@ -42,7 +42,7 @@ impl FrameKey {
     }
 }
 
-/// One encoded frame: header and payload, ready for the socket.
+/// One encoded tick: for JSON a whole frame, ready for the socket; for MessagePack the tick's array.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame {
     /// Who wants it.

@@ -15,7 +15,7 @@ use super::index::{Index, Places, Taker};
 use super::metrics::{EngineMetrics, WorkerStats};
 use super::queue::TickReceiver;
 use super::transport::Transport;
-use crate::model::{Format, SessionId, WorkerId};
+use crate::model::{Format, Micros, SessionId, WorkerId};
 use crate::outbox::{Outbox, Push};
 use crate::policy::pacing;
 use bytes::Bytes;
@@ -101,6 +101,8 @@ struct Inner {
     scratch: Vec<u8>,
     evictions: VecDeque<(SessionId, Eviction)>,
     sent: Sent,
+    /// The last `t_send`: it never goes back, whatever the clock does.
+    t_send: Micros,
     /// (session, key) pairs in the index.
     subscriptions: usize,
     /// What this worker's last sweep added to the total of all outboxes.
@@ -157,6 +159,7 @@ impl Worker {
                 scratch: Vec::new(),
                 evictions: VecDeque::new(),
                 sent: Sent::default(),
+                t_send: Micros(0),
                 subscriptions: 0,
                 claimed: 0,
             }),
@@ -223,7 +226,7 @@ impl Worker {
         if connection.outbox.push_control(ack, self.config.outbox_bytes_max) == Push::Overflow {
             return self.evict(&mut inner, id.slot, Eviction::Overflow);
         }
-        let mut snapshots = EncodedBatch::new(crate::model::Micros(0), Instant::now());
+        let mut snapshots = EncodedBatch::new(Micros(0), Instant::now());
         for entry in entries {
             let Activate { key, floor, snapshot } = activate(entry);
             inner.enter(id.slot, key, floor);

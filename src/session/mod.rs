@@ -26,7 +26,7 @@ use crate::registry::Registry;
 use crate::shards::{Interest, Shards};
 use crate::wire::close::CloseReason;
 use crate::wire::command::Command;
-use crate::wire::frame;
+use crate::wire::{frame, reply};
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use state::{Phase, Ping, Session, State};
@@ -218,11 +218,9 @@ impl Sessions {
         tokio::task::spawn_local(reader::read(Rc::clone(self), session, new.early));
     }
 
-    /// Queues one text message: a JSON reply, error, notice or order update.
+    /// Queues one message, written as JSON: a reply, error or notice.
     fn reply(&self, session: &Session, json: &[u8]) {
-        let mut bytes = Vec::with_capacity(json.len() + 10);
-        frame::write(&mut bytes, frame::Opcode::Text, json);
-        self.worker.send(session.id, bytes.into());
+        self.worker.send(session.id, reply::frame(session.format, json).into());
     }
 
     /// Says goodbye: releases every reference at once, sends the Close frame, and leaves the socket a moment for the peer's.
@@ -322,11 +320,11 @@ impl Sessions {
     fn order(&self, user: &Arc<str>, json: &Bytes) {
         let orders = self.orders.borrow();
         let Some(ids) = orders.get(user) else { return };
-        let mut framed = Vec::with_capacity(json.len() + 10);
-        frame::write(&mut framed, frame::Opcode::Text, json);
-        let framed = Bytes::from(framed);
+        let mut framed: [Option<Bytes>; 2] = [None, None];
         for &id in ids {
-            self.worker.send(id, framed.clone());
+            let Some(format) = self.open.borrow().get(&id).map(|session| session.format) else { continue };
+            let bytes = framed[format as usize].get_or_insert_with(|| reply::frame(format, json).into());
+            self.worker.send(id, bytes.clone());
         }
     }
 

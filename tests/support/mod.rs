@@ -117,6 +117,7 @@ impl Drop for Server {
 #[derive(Debug, PartialEq)]
 pub enum Got {
     Json(Value),
+    Binary(Vec<u8>),
     Ping(Vec<u8>),
     Pong(Vec<u8>),
     /// Code and reason; `None` without a code.
@@ -223,6 +224,7 @@ impl Client {
         let body = self.buffer.split_to(head + len)[head..].to_vec();
         Some(match first {
             0x81 => Got::Json(serde_json::from_slice(&body).expect("valid JSON")),
+            0x82 => Got::Binary(body),
             0x89 => Got::Ping(body),
             0x8a => Got::Pong(body),
             0x88 if body.len() >= 2 => {

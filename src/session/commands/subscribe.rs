@@ -3,11 +3,11 @@
 use super::unsubscribe::end_delivery;
 use super::{Outcome, member, refuse};
 use crate::engine::batch::FrameKey;
-use crate::engine::encode;
+use crate::engine::encode::{self, Encoded};
 use crate::engine::normalise::{self, Unit};
 use crate::engine::worker::Activate;
 use crate::limits::ACK_BYTES_MAX;
-use crate::model::{Instrument, InstrumentRef, Micros, Mode, StreamId};
+use crate::model::{Format, Instrument, InstrumentRef, Micros, Mode, StreamId};
 use crate::registry::{self, Decision, Fault, FaultCode, Member, Want};
 use crate::session::Sessions;
 use crate::session::state::{Phase, Session};
@@ -71,7 +71,7 @@ pub(super) async fn subscribe(sessions: &Rc<Sessions>, session: &Rc<Session>, re
             let shard = sessions.shards.shard_of(entry.instrument.as_ref());
             let key = FrameKey::new(granted.stream, entry.mode, session.format, member.broker);
             state.held.insert(entry.instrument.clone(), entry.mode, (key, granted.scale, shard));
-            fresh.push(Fresh { entry, key, shard });
+            fresh.push(Fresh { entry, key, scale: granted.scale, shard });
         }
     }
     drop(state);
@@ -110,6 +110,7 @@ pub(super) fn roll_back(sessions: &Sessions, session: &Session) {
 struct Fresh<'a> {
     entry: &'a Entry,
     key: FrameKey,
+    scale: u8,
     shard: ShardIndex,
 }
 
@@ -267,7 +268,8 @@ const fn shown_code(code: FaultCode) -> Option<ErrorCode> {
     }
 }
 
-/// The last value as a frame, if one is due: asked for, or unasked while it is young and its feed lives.
+/// The last value as a frame, if one is due: asked for, or unasked. OpenAlgo's clients know no snapshots, so JSON gets one unasked
+/// only while it is young and its feed lives; a MessagePack tick says itself how old it is.
 fn snapshot(
     sessions: &Sessions,
     fresh: &Fresh<'_>,
@@ -278,7 +280,8 @@ fn snapshot(
     let last = activation.last.as_ref()?;
     let age = Micros::now().0.saturating_sub(last.t_recv.0);
     let young = u128::from(age) <= sessions.config.snapshot_max_age.as_micros();
-    if !fresh.entry.options.snapshot.unwrap_or(live && young) {
+    let unasked = fresh.key.format() == Format::MsgPack || (live && young);
+    if !fresh.entry.options.snapshot.unwrap_or(unasked) {
         return None;
     }
     let instrument: &Instrument = &fresh.entry.instrument;
@@ -288,8 +291,10 @@ fn snapshot(
         instrument: instrument.as_ref(),
         mode: last.tick_mode,
         payload: &payload,
+        t_recv: last.t_recv,
+        scale: fresh.scale,
         pass_through: sessions.config.pass_through,
     };
     let mut frame = Vec::with_capacity(last.payload.len() + 128);
-    tick.encode(&mut frame, fresh.key, label, true).then_some(frame)
+    (tick.encode(&mut frame, fresh.key, last.seq, label, true) != Encoded::Nothing).then_some(frame)
 }
