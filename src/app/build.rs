@@ -103,7 +103,7 @@ pub struct App {
 /// Everything that has metrics, made under the server's own recorder.
 pub(super) struct Parts {
     handle: PrometheusHandle,
-    brokers: Arc<Brokers>,
+    pub(super) brokers: Arc<Brokers>,
     shards: Arc<Shards>,
     lock_metrics: shards::metrics::Metrics,
     registry: Arc<Registry>,
@@ -115,7 +115,7 @@ pub(super) struct Parts {
     session_metrics: SessionMetrics,
     engine_metrics: EngineMetrics,
     gauges: WorkerGauges,
-    sim: Option<(SimSwitch, SourceSender)>,
+    pub(super) sim: Option<(SimSwitch, SourceSender)>,
     invalidations: mpsc::Receiver<Invalidate>,
     pub(super) before_command: Option<BeforeCommand>,
     audit_every: Duration,
@@ -209,10 +209,14 @@ impl App {
             let (control, control_rx) = worker.control;
             let thread = on_runtime(&name, move || async move {
                 let engine = Worker::new(worker_config, engine_metrics, worker.stats, outbox_total);
-                tokio::task::spawn_local(Rc::clone(&engine).run(worker.ticks));
+                let delivery = tokio::task::spawn_local(Rc::clone(&engine).run(worker.ticks));
                 let config = SessionConfig::clone(&config);
                 let sessions = Sessions::new(config, engine, registry, shards, brokers, auth, session_metrics);
-                sessions.run(arrivals, control_rx, heartbeat).await;
+                tokio::select! {
+                    () = sessions.run(arrivals, control_rx, heartbeat) => {}
+                    // Sessions without ticks would look healthy: the worker ends, its clients see it, and so does /healthz.
+                    Err(fault) = delivery => panic!("delivery failed: {fault}"),
+                }
             })?;
             workers.push((control, thread));
         }
@@ -246,7 +250,7 @@ impl App {
         let upkeep = Upkeep {
             auth: auth.clone(),
             registry: parts.registry.clone(),
-            shards: parts.shards,
+            shards: parts.shards.clone(),
             lock_metrics: parts.lock_metrics,
             gauges: parts.gauges,
             audit_every: parts.audit_every,
@@ -254,11 +258,14 @@ impl App {
             endpoints,
             sim_runs: Box::new(move || sim_switch.as_ref().is_some_and(|switch| !switch.is_stopped())),
         };
+        // A thread of its own: it visits every shard, and must delay nobody while it waits for one.
+        let upkeep_stop = rest_stop.clone();
+        let upkeep = on_runtime("upkeep", move || until(upkeep_stop, upkeep.run()))?;
         let market = sim::Config { ticks_per_second: settings.sim.ticks_per_second, seed: settings.sim.seed };
         let (sim, invalidations, registry) = (parts.sim, parts.invalidations, parts.registry);
         let control_stop = rest_stop.clone();
         let control = std::thread::Builder::new().name("control".into()).spawn(move || {
-            let tasks = control_tasks(market, sim, upkeep, invalidations, auth, registry);
+            let tasks = control_tasks(market, sim, invalidations, auth, registry);
             control_runtime.block_on(until(control_stop, tasks));
             pool.join();
         })?;
@@ -273,8 +280,8 @@ impl App {
             }
         })?;
         life.set(State::Ready);
-        let threads = vec![door_thread, ingest, bus, control, admin];
-        Ok(Running { addresses, life, workers, door, rest, threads, metrics: parts.handle })
+        let threads = vec![door_thread, ingest, bus, upkeep, control, admin];
+        Ok(Running { addresses, life, workers, door, rest, threads, metrics: parts.handle, shards: parts.shards })
     }
 }
 
@@ -417,7 +424,6 @@ async fn until(stop: watch::Receiver<bool>, future: impl Future) {
 async fn control_tasks(
     config: sim::Config,
     sim: Option<(SimSwitch, SourceSender)>,
-    upkeep: Upkeep,
     invalidations: mpsc::Receiver<Invalidate>,
     auth: AuthService,
     registry: Arc<Registry>,
@@ -433,7 +439,7 @@ async fn control_tasks(
         }
         std::future::pending::<()>().await;
     };
-    tokio::join!(market, upkeep.run(), upkeep::invalidate(invalidations, auth, registry));
+    tokio::join!(market, upkeep::invalidate(invalidations, auth, registry));
 }
 
 /// Makes the admin server's state on its own thread, for it need not be shared.

@@ -17,8 +17,9 @@ pub(super) async fn front_door(
     desks: Vec<(Arc<WorkerStats>, mpsc::Sender<NewSession>)>,
 ) {
     let sink = move |accepted: Accepted| {
-        let (stats, desk) =
-            desks.iter().min_by_key(|(stats, _)| stats.sessions.load(Ordering::Relaxed)).expect("at least one worker");
+        let chosen =
+            desks.iter().min_by_key(|(stats, desk)| (desk.is_closed(), stats.sessions.load(Ordering::Relaxed)));
+        let (stats, desk) = chosen.expect("at least one worker");
         stats.sessions.fetch_add(1, Ordering::Relaxed);
         let load = LoadGuard(Arc::clone(stats));
         let new = NewSession {

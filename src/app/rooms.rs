@@ -5,7 +5,7 @@ use crate::adapter::supervisor;
 use crate::bus::endpoints::{self, EndpointSpec};
 use crate::bus::ingest;
 use crate::config::Settings;
-use crate::config::settings::{CloseStyle, Normalise};
+use crate::config::settings::{AdapterKind, CloseStyle, Normalise};
 use crate::engine::WorkerConfig;
 use crate::engine::metrics as engine_metrics;
 use crate::limits;
@@ -75,6 +75,7 @@ pub(super) fn worker_config(settings: &Settings, id: WorkerId) -> WorkerConfig {
         flush_max_delay: settings.fanout.flush_max_delay,
         outbox_bytes_max: settings.fanout.outbox_bytes_max,
         outbox_bytes_total: settings.fanout.outbox_bytes_total,
+        workers: worker_count(settings),
         lossless_stall: settings.limits.lossless_stall,
     }
 }
@@ -95,6 +96,10 @@ pub(super) fn session_config(settings: &Settings, parts: &Parts) -> SessionConfi
         pass_through: settings.fanout.normalise == Normalise::Off,
         drop_style: settings.server.close_style == CloseStyle::Drop,
         supported_brokers: supported_brokers(settings),
+        sim: parts
+            .sim
+            .as_ref()
+            .and_then(|(switch, _)| parts.brokers.find(AdapterKind::Sim.label()).map(|label| (label, switch.clone()))),
         epoch: parts.epoch,
         before_command: parts.before_command.clone(),
     }
@@ -142,7 +147,6 @@ pub(super) fn door_config(settings: &Settings) -> accept::Config {
         sessions_per_ip: settings.limits.sessions_per_ip,
         handshakes_max: HANDSHAKES_MAX,
         handshake: settings.limits.handshake,
-        // The subprotocol is passed over until its encoder stands in the engine.
-        msgpack: false,
+        msgpack: true,
     }
 }

@@ -129,18 +129,21 @@ impl Registry {
         self.detach_user(session, member.user);
     }
 
+    /// Why every subscribe of this user would be refused now, if so: there is no adapter and none is on its way.
+    pub fn unavailable(&self, member: &Member) -> Option<Fault> {
+        match self.links.with(|links| links.handle(member.user)) {
+            Some(handle) => failed(&handle),
+            None => Some(self.no_adapter(member)),
+        }
+    }
+
     /// Takes a reference for each want. Entry `i` of the answer is about `wants[i]`; for `Pending` ones `(i, outcome)`
     /// follows through `reply`, whose capacity must be at least `wants.len()`.
     pub fn subscribe(&self, member: &Member, session: SessionId, wants: &[Want<'_>], reply: &Reply) -> Vec<Decision> {
         let Some(handle) = self.links.with(|links| links.handle(member.user)) else {
-            return self.refuse_all(member, wants.len(), "no supervisor");
+            return vec![Decision::Refused(self.no_adapter(member)); wants.len()];
         };
-        let failed = match &handle.status().borrow().state {
-            State::Failed(fault) => Some(fault.message.clone()),
-            _ => None,
-        };
-        if let Some(message) = failed {
-            let fault = Fault::new(FaultCode::Broker, format!("Broker adapter not available: {message}"));
+        if let Some(fault) = failed(&handle) {
             return vec![Decision::Refused(fault); wants.len()];
         }
         let entries = wants.iter().enumerate();
@@ -286,10 +289,9 @@ impl Registry {
         (held, ticket)
     }
 
-    fn refuse_all(&self, member: &Member, count: usize, cause: &str) -> Vec<Decision> {
+    fn no_adapter(&self, member: &Member) -> Fault {
         let broker = self.brokers.name(member.broker);
-        let fault = broker_fault(FaultCode::Broker, member.user, broker, "Broker adapter not found", cause);
-        vec![Decision::Refused(fault); count]
+        broker_fault(FaultCode::Broker, member.user, broker, "Broker adapter not found", "no supervisor")
     }
 
     fn subscribe_one(
@@ -406,6 +408,16 @@ impl Registry {
             Event::ReplayFailed => tracing::warn!(user, key = ?name, refs, "not live though held, trying again"),
             Event::ReleaseFailed => tracing::warn!(user, key = ?name, refs, "the broker did not let go, trying again"),
         }
+    }
+}
+
+/// The fault of a user whose adapter could not be made or connected.
+fn failed(handle: &Handle) -> Option<Fault> {
+    match &handle.status().borrow().state {
+        State::Failed(fault) => {
+            Some(Fault::new(FaultCode::Broker, format!("Broker adapter not available: {}", fault.message)))
+        }
+        _ => None,
     }
 }
 

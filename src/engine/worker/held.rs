@@ -4,6 +4,7 @@
 //! of ticks, only with what is still to be written.
 
 use crate::engine::batch::{EncodedBatch, FrameKey};
+use crate::outbox::Mark;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -63,6 +64,14 @@ impl NewestTable {
     pub(super) fn renew(&mut self, key: FrameKey, seq: u64, bytes: &[u8]) {
         if let Some(kept) = self.kept.get_mut(&key) {
             kept.renew(seq, bytes);
+        }
+    }
+
+    /// The bytes that a mark stands for.
+    pub(super) fn due<'a>(&'a self, key: FrameKey, mark: &'a Mark) -> &'a [u8] {
+        match mark {
+            Mark::Tick => &self.kept.get(&key).expect("a marked key is kept").bytes,
+            Mark::Own(snapshot) => snapshot,
         }
     }
 
