@@ -62,6 +62,7 @@ pub(super) async fn carry_out(sessions: Rc<Sessions>, session: Rc<Session>) {
             Err(fault) => {
                 let reference = correlation_id();
                 tracing::error!(%fault, action, correlation = %reference, "a command failed; its session goes on");
+                subscribe::roll_back(&sessions, &session);
                 let message =
                     format!("The request could not be processed; nothing else is affected, please report {reference}");
                 refuse(&sessions, &session, ErrorCode::ProcessingError, &message, id.as_deref())
@@ -204,7 +205,7 @@ async fn authenticate(sessions: &Rc<Sessions>, session: &Rc<Session>, key: Optio
     match attached {
         Ok(member) => {
             let mut json = Vec::with_capacity(256);
-            let broker = sessions.brokers.name(member.broker);
+            let broker = sessions.label(member.broker);
             reply::auth_success(&mut json, broker, &identity.user, sessions.config.epoch);
             join(session, member);
             sessions.reply(session, &json);

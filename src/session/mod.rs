@@ -14,18 +14,19 @@ mod state;
 
 pub use metrics::{COMMAND_SECONDS_BUCKETS, SessionMetrics};
 
+use crate::adapter::sim::SimSwitch;
 use crate::auth::AuthService;
 use crate::engine::queue::{Control, SessionHoldings};
 use crate::engine::worker::Eviction;
 use crate::engine::{FrameKey, Transport, Worker};
 use crate::model::heartbeat::Heartbeat;
-use crate::model::{Brokers, Format, InstrumentRef, Mode, SessionId};
+use crate::model::{BrokerId, Brokers, Format, InstrumentRef, Mode, SessionId};
 use crate::policy::admission;
 use crate::registry::Registry;
 use crate::shards::{Interest, Shards};
 use crate::wire::close::CloseReason;
 use crate::wire::command::Command;
-use crate::wire::frame;
+use crate::wire::{frame, reply};
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use state::{Phase, Ping, Session, State};
@@ -74,6 +75,8 @@ pub struct SessionConfig {
     pub drop_style: bool,
     /// What `get_supported_brokers` lists.
     pub supported_brokers: Vec<String>,
+    /// The label of simulated sessions, and how to know that real ticks have come.
+    pub sim: Option<(BrokerId, SimSwitch)>,
     /// Told to clients: ids and sequence numbers compare only within one.
     pub epoch: u64,
     /// Called before each command is carried out; tests inject faults here.
@@ -154,6 +157,10 @@ impl Sessions {
                 message = control.recv() => match message {
                     Some(Control::Order { user, json }) => self.order(&user, &json),
                     Some(Control::OrderGap { user }) => self.order_gap(&user),
+                    Some(Control::OrderGapAll) => {
+                        let users: Vec<_> = self.orders.borrow().keys().cloned().collect();
+                        users.iter().for_each(|user| self.order_gap(user));
+                    }
                     // The auditor may have given up.
                     Some(Control::Audit(reply)) => drop(reply.send(self.holdings())),
                     Some(Control::Revoked(keys)) => self.revoked(&keys),
@@ -211,11 +218,9 @@ impl Sessions {
         tokio::task::spawn_local(reader::read(Rc::clone(self), session, new.early));
     }
 
-    /// Queues one text message: a JSON reply, error, notice or order update.
+    /// Queues one message, written as JSON: a reply, error or notice.
     fn reply(&self, session: &Session, json: &[u8]) {
-        let mut bytes = Vec::with_capacity(json.len() + 10);
-        frame::write(&mut bytes, frame::Opcode::Text, json);
-        self.worker.send(session.id, bytes.into());
+        self.worker.send(session.id, reply::frame(session.format, json).into());
     }
 
     /// Says goodbye: releases every reference at once, sends the Close frame, and leaves the socket a moment for the peer's.
@@ -300,6 +305,14 @@ impl Sessions {
         self.shards.deactivate(shard, key.stream(), self.interest(key));
     }
 
+    /// The broker name that clients see: once the simulated market is over, what its sessions get comes from the bus.
+    fn label(&self, broker: BrokerId) -> &str {
+        match &self.config.sim {
+            Some((sim, switch)) if *sim == broker && switch.is_stopped() => "bus",
+            _ => self.brokers.name(broker),
+        }
+    }
+
     fn interest(&self, key: FrameKey) -> Interest {
         Interest { worker: self.worker.id(), mode: key.mode(), format: key.format(), label: key.label() }
     }
@@ -307,11 +320,11 @@ impl Sessions {
     fn order(&self, user: &Arc<str>, json: &Bytes) {
         let orders = self.orders.borrow();
         let Some(ids) = orders.get(user) else { return };
-        let mut framed = Vec::with_capacity(json.len() + 10);
-        frame::write(&mut framed, frame::Opcode::Text, json);
-        let framed = Bytes::from(framed);
+        let mut framed: [Option<Bytes>; 2] = [None, None];
         for &id in ids {
-            self.worker.send(id, framed.clone());
+            let Some(format) = self.open.borrow().get(&id).map(|session| session.format) else { continue };
+            let bytes = framed[format as usize].get_or_insert_with(|| reply::frame(format, json).into());
+            self.worker.send(id, bytes.clone());
         }
     }
 

@@ -29,7 +29,7 @@ pub(super) async fn read(sessions: Rc<Sessions>, session: Rc<Session>, early: By
     let mut reader = Reader { parser: Parser::new(sessions.config.message_bytes_max.0), discard: false };
     // Tokio takes a socket for full until the reactor has seen it once: an answer to early bytes would fall behind for nothing.
     let known = session.transport.writable().await.is_ok();
-    let mut open = early.is_empty() || reader.feed(&sessions, &session, &mut early.to_vec());
+    let mut open = early.is_empty() || reader.feed_safely(&sessions, &session, &mut early.to_vec());
     drop(early);
     open &= known;
     while open {
@@ -40,7 +40,7 @@ pub(super) async fn read(sessions: Rc<Sessions>, session: Rc<Session>, early: By
         open = match session.transport.try_read(&mut scratch) {
             Ok(0) => false,
             // Tokio knows after a short read that nothing is left, so a client that floods us cannot keep the thread.
-            Ok(n) => reader.feed(&sessions, &session, &mut scratch[..n]),
+            Ok(n) => reader.feed_safely(&sessions, &session, &mut scratch[..n]),
             Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
         };
     }
@@ -48,6 +48,16 @@ pub(super) async fn read(sessions: Rc<Sessions>, session: Rc<Session>, early: By
 }
 
 impl Reader {
+    /// As [`feed`](Self::feed); a fault ends this session only, and ends it properly: nobody else would ever forget it.
+    fn feed_safely(&mut self, sessions: &Rc<Sessions>, session: &Rc<Session>, bytes: &mut [u8]) -> bool {
+        let fed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.feed(sessions, session, bytes)));
+        fed.unwrap_or_else(|_| {
+            tracing::error!(session = ?session.id, "reading a client's message failed; its session ends, please report this");
+            sessions.close(session, CloseReason::Internal);
+            false
+        })
+    }
+
     /// Acts on what `bytes` complete; false when nothing more is to be read.
     fn feed(&mut self, sessions: &Rc<Sessions>, session: &Rc<Session>, bytes: &mut [u8]) -> bool {
         let mut input = Input::new(bytes);

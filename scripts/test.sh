@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# Everything that must hold, from a clean clone: format, lints, docs, tests, the real-input run with Python, the models of
+# the locked tables, the benches' build.
+#
+#   ./scripts/test.sh
+#
+# Needs a Rust toolchain, a C compiler and Python 3.11 or newer with venv. A missing C compiler or Python is installed
+# with apt where that is there and permitted; Python packages go into target/e2e-venv, nothing is installed elsewhere.
+# A missing tool is a failure, never a skip. Zerodha packets captured from their feed are not part of this repository:
+# they are read from ../shared/vectors/broker-feeds/kite or the folder in TICKCAST_CAPTURED_VECTORS, and only when there
+# is neither do the two tests that send them stay out, which the last line then says.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-never}"
+target="$(realpath -m "${CARGO_TARGET_DIR:-target}")"
+start=$SECONDS
+times=()
+
+fail() {
+  echo "test: $*" >&2
+  exit 1
+}
+
+# step NAME COMMAND…: says what it runs, and how long it took.
+step() {
+  local name=$1 begin=$SECONDS
+  shift
+  echo
+  echo "==> $name: $*"
+  "$@" || fail "$name failed after $((SECONDS - begin)) s: $*"
+  times+=("$name $((SECONDS - begin)) s")
+}
+
+apt() {
+  command -v apt-get >/dev/null || fail "$1 is missing, and there is no apt-get to install it; please install it"
+  local sudo=()
+  if [ "$(id -u)" != 0 ]; then
+    sudo=(sudo -n)
+    "${sudo[@]}" true 2>/dev/null || fail "$1 is missing; please run: sudo apt-get install $1"
+  fi
+  "${sudo[@]}" apt-get update -qq && "${sudo[@]}" apt-get install -y -qq "$@"
+}
+
+tools() {
+  command -v cargo >/dev/null || fail "cargo is missing; see https://rustup.rs"
+  for part in fmt clippy; do
+    cargo "$part" --version >/dev/null 2>&1 || fail "cargo $part is missing; rustup component add rustfmt clippy"
+  done
+  command -v cc >/dev/null || apt build-essential
+  python3 -c 'import venv, ensurepip' 2>/dev/null || apt python3 python3-venv
+  python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "Python 3.11 or newer is needed, this is $(python3 -V)"
+}
+
+# The interpreter and packages of the real-input run; made anew when what they are made from changes.
+python_parts() {
+  local venv=$target/e2e-venv wheel=$target/e2e-sdk2 stamp
+  stamp="$(python3 -V) $(cat tests/e2e/requirements.txt tests/e2e/requirements-wheel.txt)"
+  if [ "$(cat "$venv/stamp" 2>/dev/null)" != "$stamp" ]; then
+    rm -rf "$venv" "$wheel"
+    python3 -m venv "$venv"
+    local pip=("$venv/bin/python" -m pip --disable-pip-version-check -q)
+    "${pip[@]}" install -r tests/e2e/requirements.txt
+    "${pip[@]}" download --no-deps --python-version 3.12 --only-binary=:all: -d "$wheel" -r tests/e2e/requirements-wheel.txt
+    "$venv/bin/python" -m zipfile -e "$wheel"/openalgo-*.whl "$wheel"
+    printf '%s' "$stamp" >"$venv/stamp"
+  fi
+  export TICKCAST_E2E_PYTHON=$venv/bin/python TICKCAST_E2E_SDK2=$wheel
+  "$TICKCAST_E2E_PYTHON" -c 'import msgpack, openalgo, zmq'
+}
+
+captured() {
+  [ -e "${TICKCAST_CAPTURED_VECTORS:-../shared/vectors/broker-feeds/kite}/kite_captured.json" ]
+}
+
+leave_out=()
+without=""
+if ! captured; then
+  [ -z "${TICKCAST_CAPTURED_VECTORS:-}" ] || fail "no kite_captured.json in $TICKCAST_CAPTURED_VECTORS"
+  leave_out=(--skip prices_of_captured_zerodha_packets)
+  without="; WITHOUT the captured Zerodha packets, which are not on this machine"
+fi
+
+step tools tools
+step python python_parts
+step format cargo fmt --all --check
+step lints cargo clippy --workspace --all-targets --features tickcast/e2e -- -D warnings
+step model-lints cargo clippy --features shuttle --lib --test model -- -D warnings
+step docs env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+# Also the release build that `cargo run --release` wants: the same profile.
+step benches cargo bench --workspace --no-run
+step release cargo build --release
+export TICKCAST_BIN=$target/release/tickcast
+step first-look cargo run --release -- check
+# The feature adds the test target `e2e` and changes no code: what passes here passes without it.
+step tests cargo test --workspace --features tickcast/e2e -- ${leave_out[@]+"${leave_out[@]}"}
+step models cargo test --features shuttle --test model
+
+echo
+printf -v list '%s, ' "${times[@]}"
+echo "test: all passed in $((SECONDS - start)) s (${list%, })$without"

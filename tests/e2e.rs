@@ -1,0 +1,16 @@
+//! Real input: the OpenAlgo SDK as PyPI ships it, pyzmq publishers, the example script, against the program itself.
+//!
+//! Runs with `--features e2e` and the Python that `scripts/test.sh` prepares; without it these tests fail, they do not
+//! skip. Every Python process is driven line by line and ended by its handle. Zerodha packets captured from their feed are
+//! read from `../shared/vectors` or the folder in `TICKCAST_CAPTURED_VECTORS`; the synthetic ones are ours.
+
+mod process;
+
+#[path = "e2e/bus.rs"]
+mod bus;
+#[path = "e2e/python.rs"]
+mod python;
+#[path = "e2e/sdk.rs"]
+mod sdk;
+#[path = "e2e/zerodha.rs"]
+mod zerodha;
