@@ -11,9 +11,11 @@ mod answers;
 pub mod audit;
 pub mod metrics;
 mod owner;
+mod unavailable;
 mod users;
 
 use self::metrics::RegistryMetrics;
+use self::unavailable::failed;
 use self::users::{Links, Users};
 use crate::adapter::supervisor::{Handle, State, Supervisors, broker_fault};
 use crate::model::{BrokerId, Brokers, InstrumentRef, Mode, ScopeId, SessionId, UserId};
@@ -127,14 +129,6 @@ impl Registry {
     /// starts the linger.
     pub fn detach(&self, session: SessionId, member: &Member) {
         self.detach_user(session, member.user);
-    }
-
-    /// Why every subscribe of this user would be refused now, if so: there is no adapter and none is on its way.
-    pub fn unavailable(&self, member: &Member) -> Option<Fault> {
-        match self.links.with(|links| links.handle(member.user)) {
-            Some(handle) => failed(&handle),
-            None => Some(self.no_adapter(member)),
-        }
     }
 
     /// Takes a reference for each want. Entry `i` of the answer is about `wants[i]`; for `Pending` ones `(i, outcome)`
@@ -289,11 +283,6 @@ impl Registry {
         (held, ticket)
     }
 
-    fn no_adapter(&self, member: &Member) -> Fault {
-        let broker = self.brokers.name(member.broker);
-        broker_fault(FaultCode::Broker, member.user, broker, "Broker adapter not found", "no supervisor")
-    }
-
     fn subscribe_one(
         &self,
         member: &Member,
@@ -408,16 +397,6 @@ impl Registry {
             Event::ReplayFailed => tracing::warn!(user, key = ?name, refs, "not live though held, trying again"),
             Event::ReleaseFailed => tracing::warn!(user, key = ?name, refs, "the broker did not let go, trying again"),
         }
-    }
-}
-
-/// The fault of a user whose adapter could not be made or connected.
-fn failed(handle: &Handle) -> Option<Fault> {
-    match &handle.status().borrow().state {
-        State::Failed(fault) => {
-            Some(Fault::new(FaultCode::Broker, format!("Broker adapter not available: {}", fault.message)))
-        }
-        _ => None,
     }
 }
 
