@@ -35,9 +35,10 @@ fn batch(round: u64) -> Arc<EncodedBatch> {
         let unit = Unit { broker: None, venue: "NSE" };
         let decoded = normalise::decode(payload.as_bytes(), Encoding::Json, unit).expect("valid");
         let instrument = InstrumentRef { venue: "NSE", symbol: &symbol };
-        let tick = Tick { instrument, mode: Mode::Ltp, payload: &decoded, pass_through: false };
+        let tick =
+            Tick { instrument, mode: Mode::Ltp, payload: &decoded, t_recv: Micros(0), scale: 2, pass_through: false };
         batch.push(key(n % SYMBOLS), round, 1, |slab| {
-            tick.encode(slab, key(n % SYMBOLS), "angel", false);
+            tick.encode(slab, key(n % SYMBOLS), round, "angel", false);
         });
     }
     Arc::new(batch)
@@ -65,6 +66,7 @@ impl Bench {
             flush_max_delay: Duration::from_millis(5),
             outbox_bytes_max: 1 << 20,
             outbox_bytes_total: 1 << 30,
+            workers: 1,
             lossless_stall: Duration::from_secs(10),
         };
         let worker = Worker::new(config, metrics, Arc::default(), Arc::default());

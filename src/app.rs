@@ -1,16 +1,19 @@
 //! Composition root: settings in, a running server out.
 //!
 //! Two phases: [`App::build`] binds every port and wires every queue while nothing runs yet; [`App::spawn`] starts the threads;
-//! [`Running::drain`] ends them. Threads: workers, ingest, bus, front door, control, admin, and the auth pool. Nobody else makes
+//! [`Running::drain`] ends them. Threads: workers, ingest, bus, front door, control, upkeep, admin, and the auth pool. Nobody else makes
 //! queues between rooms or maps settings to a room's own configuration. Tests build the same App on port 0.
 
 mod build;
+mod door;
+mod rooms;
 mod upkeep;
 
 pub use build::{App, Hooks, StartError};
 
 use crate::engine::queue::Control;
 use crate::net::admin::State;
+use crate::shards::Shards;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -63,6 +66,7 @@ pub struct Running {
     rest: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
     metrics: metrics_exporter_prometheus::PrometheusHandle,
+    shards: Arc<Shards>,
 }
 
 impl Running {
@@ -76,6 +80,11 @@ impl Running {
         self.metrics.render()
     }
 
+    /// The shards, so that tests can hold one's lock while the rest must go on.
+    pub fn shards(&self) -> &Arc<Shards> {
+        &self.shards
+    }
+
     /// Stops accepting, says goodbye to every client (1001), lets what is queued go out, and joins all threads. False when something was
     /// still busy after [`crate::limits::DRAIN`]; it is left behind.
     pub fn drain(self) -> bool {
@@ -83,8 +92,13 @@ impl Running {
         self.life.set(State::Draining);
         self.door.send_replace(true);
         for (control, _) in &self.workers {
-            // A worker whose queue is full learns of the drain when the queue is dropped with us.
-            let _ = control.try_send(Control::Drain);
+            // The others' ends of a full queue live longer than its worker: only this message ends it.
+            while let Err(mpsc::error::TrySendError::Full(_)) = control.try_send(Control::Drain) {
+                if Instant::now() >= deadline {
+                    break;
+                }
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
         }
         let (controls, workers): (Vec<_>, Vec<_>) = self.workers.into_iter().unzip();
         drop(controls);

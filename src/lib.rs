@@ -1,5 +1,16 @@
 //! tickcast: market-data ticks from ZeroMQ to thousands of WebSocket clients.
-// (map of the flow: written when the rooms stand)
+//!
+//! ```text
+//! publishers ─► zmtp ─► bus ─► ingest ─► engine workers ─► outbox ─► sockets      a tick
+//!                                │ ▲
+//!                          shards (locked: who wants it, last value)
+//!                                ▲ │
+//! clients ─► net ─► session ─► registry ─► adapter supervisor ─► brokers          a subscription
+//! ```
+//!
+//! `app` composes it; `config`, `auth`, `wire`, `policy`, `model` and `limits` serve all of it; `cli` is the command line. Calls go
+//! down the rows of `docs/ARCHITECTURE.md` only. Read first: [`app::App::build`], [`engine::Worker::deliver`] and
+//! `carry_out` in `session/commands.rs`.
 
 pub mod adapter;
 pub mod app;

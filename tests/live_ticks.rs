@@ -57,3 +57,20 @@ fn a_late_subscriber_gets_the_last_value_as_a_snapshot_before_ticks() {
     let tick = late.tick();
     assert_eq!((tick.get("snapshot"), &tick["data"]["ltp"]), (None, &json!(2.0)), "{tick}");
 }
+
+#[test]
+fn a_snapshot_of_a_real_tick_never_says_sim() {
+    let server = Server::start(|settings| settings.adapters.default = tickcast::config::settings::AdapterKind::Sim);
+    let mut first = server.client();
+    first.subscribe(&["INFY"], 1);
+    assert_eq!(first.tick()["broker"], "sim");
+    let mut publisher = server.publisher();
+    publisher.ltp("INFY", 1.25);
+    let real = first.json_where(|v| v["data"]["ltp"] == 1.25);
+    assert_eq!(real["broker"], "bus", "{real}");
+    let mut late = server.client();
+    let ack = late.subscribe(&["INFY"], 1);
+    let snapshot = late.tick();
+    assert_eq!((&snapshot["snapshot"], &snapshot["data"]["ltp"]), (&json!(true), &json!(1.25)), "{snapshot}");
+    assert_eq!((&snapshot["broker"], &ack["broker"]), (&json!("bus"), &json!("bus")), "{snapshot} {ack}");
+}

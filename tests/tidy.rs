@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 /// The rows of the layer order, top first. A module imports nothing from its own row or above.
 const ROWS: &[&[&str]] = &[
     &["main"],
-    &["app", "cli"],
+    &["cli"],
+    &["app"],
     &["config"],
     &["net"],
     &["session"],

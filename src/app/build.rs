@@ -1,44 +1,45 @@
 //! Phase one: every port bound, every queue made, nothing running. Phase two: the threads.
 
+use super::door::front_door;
+use super::rooms::{
+    bus_config, bus_specs, door_config, recorder, scoped, session_config, supervisor_config, worker_config,
+    worker_count,
+};
 use super::upkeep::{self, Upkeep, WorkerGauges};
 use super::{Addresses, Life, Running};
 use crate::adapter::bus::BusAdapter;
 use crate::adapter::metrics::AdapterMetrics;
 use crate::adapter::sim::{self, SimSwitch};
-use crate::adapter::supervisor::{self, Supervisors};
+use crate::adapter::supervisor::Supervisors;
 use crate::adapter::{Adapter, AdapterFactory};
 use crate::auth::{AuthMetrics, AuthService};
-use crate::bus::endpoints::{self, BusListeners, EndpointMetrics, EndpointSpec, Wiring};
+use crate::bus::endpoints::{BusListeners, EndpointMetrics, Wiring};
 use crate::bus::explode::explode;
 use crate::bus::frames::Invalidate;
-use crate::bus::ingest::{self, Ingest, IngestConfig, IngestMetrics, SimEnd, WorkerEnd};
+use crate::bus::ingest::{Ingest, IngestConfig, IngestMetrics, SimEnd, WorkerEnd};
 use crate::config::Settings;
-use crate::config::settings::{AdapterKind, CloseStyle, Normalise};
-use crate::engine::metrics::{self as engine_metrics, EngineMetrics, WorkerStats};
+use crate::config::settings::{AdapterKind, Normalise};
+use crate::engine::Worker;
+use crate::engine::metrics::{EngineMetrics, WorkerStats};
 use crate::engine::queue::{Control, TickReceiver, tick_queue};
-use crate::engine::{Worker, WorkerConfig};
 use crate::limits;
-use crate::model::{Brokers, ByteBudget, Heartbeats, Micros, ScopeId, SourceSender, WorkerId, source_queue};
-use crate::net::accept::{self, Accepted};
+use crate::model::{Brokers, ByteBudget, Heartbeats, Micros, SourceSender, WorkerId, source_queue};
+use crate::net::accept;
 use crate::net::admin::{self, AdminState, Readiness, State};
-use crate::policy::admission;
 use crate::registry::metrics::RegistryMetrics;
 use crate::registry::{self, Registry, ScopedSource};
-use crate::session::{BeforeCommand, NewSession, SessionConfig, SessionMetrics, Sessions};
+use crate::session::{BeforeCommand, SessionConfig, SessionMetrics, Sessions};
 use crate::shards::{self, Shards};
-use crate::zmtp::{Direction, Endpoint};
 use ::metrics::with_local_recorder;
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc, watch};
 
-/// Upgrades under way at once; further connections wait in the kernel's backlog.
-const HANDSHAKES_MAX: usize = 2048;
 /// Connections the kernel may hold for us.
 const BACKLOG: i32 = 4096;
 /// Sockets on their way from the front door to one worker.
@@ -100,9 +101,9 @@ pub struct App {
 }
 
 /// Everything that has metrics, made under the server's own recorder.
-struct Parts {
+pub(super) struct Parts {
     handle: PrometheusHandle,
-    brokers: Arc<Brokers>,
+    pub(super) brokers: Arc<Brokers>,
     shards: Arc<Shards>,
     lock_metrics: shards::metrics::Metrics,
     registry: Arc<Registry>,
@@ -114,11 +115,11 @@ struct Parts {
     session_metrics: SessionMetrics,
     engine_metrics: EngineMetrics,
     gauges: WorkerGauges,
-    sim: Option<(SimSwitch, SourceSender)>,
+    pub(super) sim: Option<(SimSwitch, SourceSender)>,
     invalidations: mpsc::Receiver<Invalidate>,
-    before_command: Option<BeforeCommand>,
+    pub(super) before_command: Option<BeforeCommand>,
     audit_every: Duration,
-    epoch: u64,
+    pub(super) epoch: u64,
 }
 
 /// One worker's ends of its queues.
@@ -208,10 +209,14 @@ impl App {
             let (control, control_rx) = worker.control;
             let thread = on_runtime(&name, move || async move {
                 let engine = Worker::new(worker_config, engine_metrics, worker.stats, outbox_total);
-                tokio::task::spawn_local(Rc::clone(&engine).run(worker.ticks));
+                let delivery = tokio::task::spawn_local(Rc::clone(&engine).run(worker.ticks));
                 let config = SessionConfig::clone(&config);
                 let sessions = Sessions::new(config, engine, registry, shards, brokers, auth, session_metrics);
-                sessions.run(arrivals, control_rx, heartbeat).await;
+                tokio::select! {
+                    () = sessions.run(arrivals, control_rx, heartbeat) => {}
+                    // Sessions without ticks would look healthy: the worker ends, its clients see it, and so does /healthz.
+                    Err(fault) = delivery => panic!("delivery failed: {fault}"),
+                }
             })?;
             workers.push((control, thread));
         }
@@ -245,7 +250,7 @@ impl App {
         let upkeep = Upkeep {
             auth: auth.clone(),
             registry: parts.registry.clone(),
-            shards: parts.shards,
+            shards: parts.shards.clone(),
             lock_metrics: parts.lock_metrics,
             gauges: parts.gauges,
             audit_every: parts.audit_every,
@@ -253,11 +258,14 @@ impl App {
             endpoints,
             sim_runs: Box::new(move || sim_switch.as_ref().is_some_and(|switch| !switch.is_stopped())),
         };
+        // A thread of its own: it visits every shard, and must delay nobody while it waits for one.
+        let upkeep_stop = rest_stop.clone();
+        let upkeep = on_runtime("upkeep", move || until(upkeep_stop, upkeep.run()))?;
         let market = sim::Config { ticks_per_second: settings.sim.ticks_per_second, seed: settings.sim.seed };
         let (sim, invalidations, registry) = (parts.sim, parts.invalidations, parts.registry);
         let control_stop = rest_stop.clone();
         let control = std::thread::Builder::new().name("control".into()).spawn(move || {
-            let tasks = control_tasks(market, sim, upkeep, invalidations, auth, registry);
+            let tasks = control_tasks(market, sim, invalidations, auth, registry);
             control_runtime.block_on(until(control_stop, tasks));
             pool.join();
         })?;
@@ -272,8 +280,8 @@ impl App {
             }
         })?;
         life.set(State::Ready);
-        let threads = vec![door_thread, ingest, bus, control, admin];
-        Ok(Running { addresses, life, workers, door, rest, threads, metrics: parts.handle })
+        let threads = vec![door_thread, ingest, bus, upkeep, control, admin];
+        Ok(Running { addresses, life, workers, door, rest, threads, metrics: parts.handle, shards: parts.shards })
     }
 }
 
@@ -386,122 +394,6 @@ impl AdapterFactory for Kinds {
     }
 }
 
-fn worker_count(settings: &Settings) -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let workers = if settings.server.workers == 0 { cores } else { settings.server.workers };
-    workers.clamp(1, limits::WORKERS_MAX)
-}
-
-/// Each `[[bus.source]]` owner's scope; one user of one broker has one scope, however many endpoints.
-fn scoped(settings: &Settings) -> impl Iterator<Item = (ScopeId, &crate::config::settings::BusSource)> {
-    let mut owners: Vec<(&str, &str)> = Vec::new();
-    settings.bus.sources.iter().map(move |source| {
-        let owner = (source.broker.as_str(), source.user.as_str());
-        let at = owners.iter().position(|o| *o == owner).unwrap_or_else(|| {
-            owners.push(owner);
-            owners.len() - 1
-        });
-        (ScopeId(at as u16 + 1), source)
-    })
-}
-
-fn bus_specs(settings: &Settings) -> Result<Vec<EndpointSpec>, StartError> {
-    let parse = |text: &String| text.parse::<Endpoint>().map_err(|error| StartError::Settings(error.to_string()));
-    let shared =
-        |text: &String, direction| Ok(EndpointSpec { endpoint: parse(text)?, direction, scope: ScopeId::SHARED });
-    let bind = settings.bus.bind.iter().map(|text| shared(text, Direction::Bind));
-    let connect = settings.bus.connect.iter().map(|text| shared(text, Direction::Connect));
-    let owned = scoped(settings).map(|(scope, source)| {
-        Ok(EndpointSpec { endpoint: parse(&source.endpoint)?, direction: Direction::Connect, scope })
-    });
-    bind.chain(connect).chain(owned).collect()
-}
-
-fn bus_config(settings: &Settings) -> endpoints::Config {
-    let mut config = endpoints::Config { peers_max: settings.limits.bus_peers, ..Default::default() };
-    config.link.parser.frame_bytes_max = settings.limits.bus_frame_bytes_max;
-    config.link.parser.message_bytes_max = settings.limits.bus_message_bytes_max;
-    config.link.handshake = settings.limits.bus_handshake;
-    config
-}
-
-fn supervisor_config(settings: &Settings) -> supervisor::Config {
-    supervisor::Config {
-        linger: settings.adapters.linger,
-        call_timeout: settings.adapters.call_timeout,
-        calls_max: settings.limits.adapter_calls_pending,
-        keep_alive: settings.adapters.keep_alive.iter().map(|name| name.to_ascii_lowercase()).collect(),
-        ..Default::default()
-    }
-}
-
-fn worker_config(settings: &Settings, id: WorkerId) -> WorkerConfig {
-    WorkerConfig {
-        id,
-        flush_max_delay: settings.fanout.flush_max_delay,
-        outbox_bytes_max: settings.fanout.outbox_bytes_max,
-        outbox_bytes_total: settings.fanout.outbox_bytes_total,
-        lossless_stall: settings.limits.lossless_stall,
-    }
-}
-
-fn session_config(settings: &Settings, parts: &Parts) -> SessionConfig {
-    let limits = &settings.limits;
-    SessionConfig {
-        subscriptions_max: limits.subscriptions_per_client,
-        entries_max: limits.entries_per_request,
-        message_bytes_max: (limits.message_bytes_max_unauthenticated, limits.message_bytes_max),
-        auth_deadline: limits.auth_deadline,
-        auth_failures_max: limits.auth_failures_per_connection,
-        commands: admission::Config { per_second: limits.commands_per_second, burst: limits.commands_burst },
-        ping_interval: limits.ping_interval,
-        ping_timeout: limits.ping_timeout,
-        sessions_per_user: limits.sessions_per_user,
-        snapshot_max_age: settings.fanout.snapshot_max_age,
-        pass_through: settings.fanout.normalise == Normalise::Off,
-        drop_style: settings.server.close_style == CloseStyle::Drop,
-        supported_brokers: supported_brokers(settings),
-        epoch: parts.epoch,
-        before_command: parts.before_command.clone(),
-    }
-}
-
-/// `VALID_BROKERS` when set, else what the settings name.
-fn supported_brokers(settings: &Settings) -> Vec<String> {
-    if !settings.server.supported_brokers.is_empty() {
-        return settings.server.supported_brokers.clone();
-    }
-    let mut names: Vec<String> = settings.brokers.keys().cloned().collect();
-    names.push(settings.adapters.default.label().to_owned());
-    names.sort();
-    names.dedup();
-    names
-}
-
-/// A recorder of this server's own, with edges for every histogram: without, it would be a summary, slow and not to be added up.
-fn recorder() -> Result<PrometheusRecorder, StartError> {
-    let buckets = [
-        engine_metrics::BROADCAST_LATENCY_BUCKETS,
-        engine_metrics::DELIVERY_DELAY_BUCKETS,
-        engine_metrics::LOOP_LAG_BUCKETS,
-        ingest::TICK_AGE_BUCKETS,
-        crate::session::COMMAND_SECONDS_BUCKETS,
-        crate::auth::metrics::AUTH_SECONDS_BUCKETS,
-        crate::adapter::metrics::BROKER_CALL_BUCKETS,
-        crate::adapter::metrics::ADAPTER_START_BUCKETS,
-        crate::registry::metrics::REFERENCES_BUCKETS,
-        shards::metrics::LOCK_WAIT_BUCKETS,
-        shards::metrics::LOCK_HOLD_BUCKETS,
-    ];
-    let mut builder = PrometheusBuilder::new();
-    for (name, edges) in buckets {
-        builder = builder
-            .set_buckets_for_metric(Matcher::Full(name.to_owned()), edges)
-            .map_err(|error| StartError::Settings(error.to_string()))?;
-    }
-    Ok(builder.build_recorder())
-}
-
 /// A thread with a runtime of its own that runs what `make` makes there: it need not be `Send`, and may spawn local tasks.
 fn on_runtime<F>(
     name: &str,
@@ -532,7 +424,6 @@ async fn until(stop: watch::Receiver<bool>, future: impl Future) {
 async fn control_tasks(
     config: sim::Config,
     sim: Option<(SimSwitch, SourceSender)>,
-    upkeep: Upkeep,
     invalidations: mpsc::Receiver<Invalidate>,
     auth: AuthService,
     registry: Arc<Registry>,
@@ -548,57 +439,7 @@ async fn control_tasks(
         }
         std::future::pending::<()>().await;
     };
-    tokio::join!(market, upkeep.run(), upkeep::invalidate(invalidations, auth, registry));
-}
-
-fn door_config(settings: &Settings) -> accept::Config {
-    accept::Config {
-        sessions: settings.limits.sessions,
-        sessions_per_ip: settings.limits.sessions_per_ip,
-        handshakes_max: HANDSHAKES_MAX,
-        handshake: settings.limits.handshake,
-        // The subprotocol is passed over until its encoder stands in the engine.
-        msgpack: false,
-    }
-}
-
-/// The front door hands each socket to the worker with fewest sessions.
-async fn front_door(
-    listener: TcpListener,
-    config: accept::Config,
-    metrics: crate::net::metrics::Metrics,
-    stop: watch::Receiver<bool>,
-    desks: Vec<(Arc<WorkerStats>, mpsc::Sender<NewSession>)>,
-) {
-    let sink = move |accepted: Accepted| {
-        let (stats, desk) =
-            desks.iter().min_by_key(|(stats, _)| stats.sessions.load(Ordering::Relaxed)).expect("at least one worker");
-        stats.sessions.fetch_add(1, Ordering::Relaxed);
-        let load = LoadGuard(Arc::clone(stats));
-        let new = NewSession {
-            tcp: accepted.tcp,
-            early: accepted.early,
-            peer: accepted.peer,
-            format: accepted.format,
-            accepted_at: accepted.accepted_at,
-            permit: Box::new((accepted.permit, load)),
-        };
-        if desk.try_send(new).is_err() {
-            tracing::warn!("a worker takes no more arrivals; a connection was dropped");
-        }
-    };
-    if let Err(error) = accept::run(listener, config, metrics, stop, sink).await {
-        tracing::error!(%error, "the front door could not be opened");
-    }
-}
-
-/// Counts a session towards its worker's load as long as it lives.
-struct LoadGuard(Arc<WorkerStats>);
-
-impl Drop for LoadGuard {
-    fn drop(&mut self) {
-        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
-    }
+    tokio::join!(market, upkeep::invalidate(invalidations, auth, registry));
 }
 
 /// Makes the admin server's state on its own thread, for it need not be shared.

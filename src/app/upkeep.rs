@@ -1,4 +1,5 @@
-//! What runs beside the tick path on the control thread: gauges, the auditor, warnings about a silent bus, invalidations.
+//! What runs beside the tick path: gauges, the auditor and warnings about a silent bus on a thread of their own, since they wait
+//! for every shard in turn; invalidations on the control thread.
 
 use crate::auth::AuthService;
 use crate::bus::endpoints::{EndpointStatus, Quiet, QuietWarning, quiet};
@@ -51,7 +52,7 @@ pub(super) struct Upkeep {
 }
 
 impl Upkeep {
-    /// Runs for ever; the control thread drops it at the end.
+    /// Runs for ever; its thread drops it at the end.
     pub(super) async fn run(mut self) {
         let mut auditor = Auditor::default();
         let mut gauges = tokio::time::interval(GAUGES);

@@ -1,3 +1,5 @@
+//! OpenAlgo's database as a key store: its own hashes, changes while we run, damage.
+
 use super::*;
 use argon2::password_hash::CustomizedPasswordHasher;
 

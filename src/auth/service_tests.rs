@@ -1,3 +1,5 @@
+//! Key checks in front of a store that answers when the test says so.
+
 use super::*;
 use crate::auth::sqlite::{KeyFile, Which};
 use crate::model::Class;

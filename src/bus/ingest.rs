@@ -14,7 +14,7 @@ pub use metrics::{IngestMetrics, TICK_AGE_BUCKETS};
 use super::frames::{self, Cause, Item};
 use super::topic::{self, Topic};
 use crate::engine::batch::{EncodedBatch, FrameKey};
-use crate::engine::encode;
+use crate::engine::encode::{self, Encoded};
 use crate::engine::normalise::{self, DecodeError, Unit};
 use crate::engine::queue::{Control, TickSender};
 use crate::model::heartbeat::Heartbeat;
@@ -81,6 +81,8 @@ struct Worker {
     end: WorkerEnd,
     /// Users to be told that an order update was lost.
     gaps: VecDeque<Arc<str>>,
+    /// There are more of them than `gaps` holds.
+    gaps_all: bool,
 }
 
 impl Ingest {
@@ -100,7 +102,7 @@ impl Ingest {
             shards,
             brokers,
             metrics,
-            workers: workers.into_iter().map(|end| Worker { end, gaps: VecDeque::new() }).collect(),
+            workers: workers.into_iter().map(|end| Worker { end, gaps: VecDeque::new(), gaps_all: false }).collect(),
             sources: Vec::new(),
             turn: 0,
             sim,
@@ -128,6 +130,7 @@ impl Ingest {
             self.take_up(&mut messages);
             if !messages.is_empty() {
                 self.pass(&messages);
+                self.retry_workers();
                 messages.clear();
                 tokio::task::yield_now().await;
                 continue;
@@ -260,6 +263,8 @@ impl Ingest {
             instrument: tick.instrument,
             mode: tick.mode,
             payload: &decoded,
+            t_recv: tick.t_recv,
+            scale: out.scale,
             pass_through: self.config.pass_through,
         };
         for want in &out.wants {
@@ -269,12 +274,13 @@ impl Ingest {
             } else {
                 self.brokers.name(want.label)
             };
-            let mut encoded = false;
-            batch.push(key, want.seq, want.workers, |slab| encoded = frame.encode(slab, key, label, false));
-            if encoded {
-                self.metrics.encoded(want.mode, want.format);
-            } else {
-                batch.frames.pop();
+            let mut encoded = Encoded::Nothing;
+            batch.push(key, want.seq, want.workers, |slab| encoded = frame.encode(slab, key, want.seq, label, false));
+            match encoded {
+                Encoded::Frame { rounded } => {
+                    self.metrics.encoded(want.mode, want.format, tick.instrument.venue, rounded)
+                }
+                Encoded::Nothing => drop(batch.frames.pop()),
             }
         }
     }
@@ -290,13 +296,21 @@ impl Ingest {
                 }
             }
         }
-        self.retry_workers();
     }
 
     /// Hands over what a full worker queue refused, as far as there is room now.
     fn retry_workers(&mut self) {
         for (w, worker) in self.workers.iter_mut().enumerate() {
             worker.end.ticks.retry(1u64 << w);
+            if worker.gaps_all {
+                match worker.end.control.try_send(Control::OrderGapAll) {
+                    Err(mpsc::error::TrySendError::Full(_)) => continue,
+                    Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {
+                        worker.gaps_all = false;
+                        worker.gaps.clear();
+                    }
+                }
+            }
             while let Some(user) = worker.gaps.front() {
                 match worker.end.control.try_send(Control::OrderGap { user: Arc::clone(user) }) {
                     Err(mpsc::error::TrySendError::Full(_)) => break,
@@ -319,8 +333,11 @@ impl Ingest {
             let message = Control::Order { user: Arc::clone(&user), json: json.clone() };
             let full = !worker.gaps.is_empty()
                 || matches!(worker.end.control.try_send(message), Err(mpsc::error::TrySendError::Full(_)));
-            if full && !worker.gaps.contains(&user) && worker.gaps.len() < ORDER_GAPS_MAX {
-                worker.gaps.push_back(Arc::clone(&user));
+            if full && !worker.gaps.contains(&user) {
+                worker.gaps_all |= worker.gaps.len() >= ORDER_GAPS_MAX;
+                if !worker.gaps_all {
+                    worker.gaps.push_back(Arc::clone(&user));
+                }
             }
         }
     }
@@ -365,8 +382,9 @@ impl Ingest {
     /// Real ticks have come: simulated ones end for the whole process, and none of their values is ever shown again.
     fn stop_sim(&mut self) {
         let Some(sim) = self.sim.take() else { return };
-        (sim.stop)();
+        // Whoever sees the switch must not find a simulated value any more.
         self.shards.erase_last_values(Some(ScopeId::SHARED));
+        (sim.stop)();
         self.metrics.sim_active.set(0.0);
         tracing::warn!(
             "real market data has arrived on the bus: the simulated market has stopped and its prices are erased \

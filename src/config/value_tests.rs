@@ -1,3 +1,5 @@
+//! How single values are read and what is said about wrong ones.
+
 use super::*;
 
 fn text(s: &str) -> Raw {

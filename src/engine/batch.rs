@@ -42,7 +42,7 @@ impl FrameKey {
     }
 }
 
-/// One encoded frame: header and payload, ready for the socket.
+/// One encoded tick: for JSON a whole frame, ready for the socket; for MessagePack the tick's array.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame {
     /// Who wants it.
@@ -101,6 +101,11 @@ impl EncodedBatch {
     /// Memory that the batch holds, bytes.
     pub fn len_bytes(&self) -> usize {
         self.slab.len() + self.frames.len() * size_of::<Frame>()
+    }
+
+    /// What a frame of `len` bytes adds to [`len_bytes`](Self::len_bytes).
+    pub const fn frame_bytes(len: usize) -> usize {
+        len + size_of::<Frame>()
     }
 }
 

@@ -10,7 +10,7 @@ use crate::limits::WORKER_QUEUE_BATCHES_MAX;
 use crate::model::{Instrument, Mode, SessionId, UserId};
 use hashbrown::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::time::Instant;
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -18,8 +18,14 @@ use tokio::sync::{Notify, mpsc, oneshot};
 pub fn tick_queue(bytes_max: usize, room: Arc<Notify>) -> (TickSender, TickReceiver) {
     let (tx, rx) = mpsc::channel(WORKER_QUEUE_BATCHES_MAX);
     let shared = Arc::new(Shared { bytes: AtomicUsize::new(0), starved: AtomicBool::new(false), room });
-    let sender =
-        TickSender { tx, shared: Arc::clone(&shared), bytes_max, backlog: HashMap::default(), backlog_since: None };
+    let sender = TickSender {
+        tx,
+        shared: Arc::clone(&shared),
+        bytes_max,
+        backlog: HashMap::default(),
+        backlog_since: None,
+        backlog_bytes: 0,
+    };
     (sender, TickReceiver { rx, shared })
 }
 
@@ -46,6 +52,8 @@ pub struct TickSender {
     /// Newest frame per key that the worker had no room for; bounded by what is subscribed.
     backlog: HashMap<FrameKey, Kept, ahash::RandomState>,
     backlog_since: Option<(crate::model::Micros, Instant)>,
+    /// What the backlog will be as a batch.
+    backlog_bytes: usize,
 }
 
 impl TickSender {
@@ -60,10 +68,12 @@ impl TickSender {
         for frame in batch.frames.iter().filter(|f| f.workers & bit != 0) {
             let order = self.backlog.len() as u64;
             let kept = Kept { seq: frame.seq, bytes: batch.bytes(frame).into(), order };
+            self.backlog_bytes += EncodedBatch::frame_bytes(kept.bytes.len());
             match self.backlog.entry(frame.key) {
                 hashbrown::hash_map::Entry::Occupied(mut held) => {
                     merged += 1;
                     let order = held.get().order;
+                    self.backlog_bytes -= EncodedBatch::frame_bytes(held.get().bytes.len());
                     held.insert(Kept { order, ..kept });
                 }
                 hashbrown::hash_map::Entry::Vacant(free) => {
@@ -72,6 +82,8 @@ impl TickSender {
             }
         }
         self.shared.starved.store(true, Ordering::Release);
+        // Either we see the room that the worker makes, or it sees the flag: neither side's write may pass its own read.
+        fence(Ordering::SeqCst);
         // The worker may have emptied the queue between the refusal and the flag.
         self.retry(bit);
         merged
@@ -80,7 +92,8 @@ impl TickSender {
     /// Hands the backlog over if there is room. `bit` is the worker's bitmap bit.
     pub fn retry(&mut self, bit: u64) {
         let Some((t_recv, read_at)) = self.backlog_since else { return };
-        if self.tx.capacity() == 0 || self.shared.bytes.load(Ordering::Acquire) >= self.bytes_max {
+        // The same bound as for any batch, and before the backlog is taken apart: what is refused after that is lost.
+        if self.tx.capacity() == 0 || !self.has_room(self.backlog_bytes) {
             return;
         }
         let mut kept: Vec<_> = self.backlog.drain().collect();
@@ -90,9 +103,10 @@ impl TickSender {
             batch.push(key, k.seq, bit, |slab| slab.extend_from_slice(&k.bytes));
         }
         self.backlog_since = None;
+        self.backlog_bytes = 0;
         self.shared.starved.store(false, Ordering::Release);
-        // Room was seen above and only this end pushes, so this fits; a worker that is gone needs no ticks.
-        let _ = self.try_send(Arc::new(batch));
+        let sent = self.try_send(Arc::new(batch));
+        debug_assert!(sent, "room was seen above, and only this end pushes");
     }
 
     /// Whether ticks wait on this side for room.
@@ -100,11 +114,15 @@ impl TickSender {
         self.backlog_since.is_some()
     }
 
+    /// Whether the queue takes `len` more bytes. An empty one takes any, else a batch larger than the bound could never pass.
+    fn has_room(&self, len: usize) -> bool {
+        let queued = self.shared.bytes.load(Ordering::Acquire);
+        queued == 0 || queued + len <= self.bytes_max
+    }
+
     fn try_send(&self, batch: Arc<EncodedBatch>) -> bool {
         let len = batch.len_bytes();
-        let queued = self.shared.bytes.load(Ordering::Acquire);
-        // An empty queue takes a batch of any size, else one larger than the bound could never pass.
-        if queued > 0 && queued + len > self.bytes_max {
+        if !self.has_room(len) {
             return false;
         }
         self.shared.bytes.fetch_add(len, Ordering::AcqRel);
@@ -143,6 +161,7 @@ impl TickReceiver {
     fn taken(&self, batch: Option<&EncodedBatch>) {
         if let Some(batch) = batch {
             self.shared.bytes.fetch_sub(batch.len_bytes(), Ordering::AcqRel);
+            fence(Ordering::SeqCst);
             if self.shared.starved.load(Ordering::Acquire) {
                 self.shared.room.notify_one();
             }
@@ -178,6 +197,8 @@ pub enum Control {
         /// Key-store name of the user.
         user: Arc<str>,
     },
+    /// Order updates of more users were lost than anybody kept count of: every session that asked for orders is closed, 4408.
+    OrderGapAll,
     /// What each session holds is asked for, for the auditor.
     Audit(oneshot::Sender<Vec<SessionHoldings>>),
     /// These keys, by fingerprint, have been revoked: their sessions end, 4403.
@@ -240,6 +261,21 @@ mod tests {
         tx.retry(1);
         seen.extend(drain(&mut rx));
         assert_eq!(seen, [(1, 2), (1, 3)]);
+    }
+
+    #[test]
+    fn a_backlog_that_does_not_fit_yet_waits_and_is_not_lost() {
+        let one = batch(&[(1, 1)]).len_bytes();
+        let (mut tx, mut rx) = tick_queue(2 * one, Arc::new(Notify::new()));
+        tx.push(&batch(&[(1, 1)]), 1);
+        // Room for one more frame, not for two.
+        tx.push(&batch(&[(1, 2), (2, 2)]), 1);
+        tx.retry(1);
+        assert!(tx.has_backlog());
+        let mut seen = drain(&mut rx);
+        tx.retry(1);
+        seen.extend(drain(&mut rx));
+        assert_eq!(seen, [(1, 1), (1, 2), (2, 2)]);
     }
 
     #[tokio::test]

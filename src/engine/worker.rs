@@ -6,6 +6,7 @@
 //! and authentication. Flushing stands in `flush.rs`. Tests: `tests.rs` beside this file.
 
 mod flush;
+mod held;
 #[cfg(test)]
 mod tests;
 
@@ -14,11 +15,11 @@ use super::index::{Index, Places, Taker};
 use super::metrics::{EngineMetrics, WorkerStats};
 use super::queue::TickReceiver;
 use super::transport::Transport;
-use crate::model::{Format, SessionId, WorkerId};
+use crate::model::{Format, Micros, SessionId, WorkerId};
 use crate::outbox::{Outbox, Push};
 use crate::policy::pacing;
 use bytes::Bytes;
-use hashbrown::HashMap;
+use held::{Batches, NewestTable};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -32,6 +33,8 @@ const DRAIN_BATCHES_MAX: usize = 256;
 /// Writes, and time, after which a flush yields to the reactor.
 const YIELD_WRITES: usize = 256;
 const YIELD_AFTER: Duration = Duration::from_millis(1);
+/// Bitmap of a frame that is for one session alone: a snapshot.
+const NO_WORKER: u64 = 0;
 /// A session whose oldest unsent tick is older than this is lagging.
 const LAGGING_AFTER: Duration = Duration::from_secs(1);
 
@@ -46,6 +49,8 @@ pub struct WorkerConfig {
     pub outbox_bytes_max: usize,
     /// All outboxes of all workers, bytes.
     pub outbox_bytes_total: usize,
+    /// How many workers share that.
+    pub workers: usize,
     /// The lossless lane may make no progress this long.
     pub lossless_stall: Duration,
 }
@@ -96,8 +101,12 @@ struct Inner {
     scratch: Vec<u8>,
     evictions: VecDeque<(SessionId, Eviction)>,
     sent: Sent,
+    /// The last `t_send`: it never goes back, whatever the clock does.
+    t_send: Micros,
     /// (session, key) pairs in the index.
     subscriptions: usize,
+    /// What this worker's last sweep added to the total of all outboxes.
+    claimed: usize,
 }
 
 struct Slot {
@@ -116,85 +125,6 @@ struct Connection {
     resuming: bool,
     /// Given up: takes no more ticks or frames except goodbye.
     doomed: bool,
-}
-
-/// Batches whose frames stand in some session's spans, numbered from the first the worker ever saw.
-#[derive(Default)]
-struct Batches {
-    held: VecDeque<Arc<EncodedBatch>>,
-    first: u64,
-}
-
-impl Batches {
-    fn push(&mut self, batch: Arc<EncodedBatch>) -> u64 {
-        self.held.push_back(batch);
-        self.next() - 1
-    }
-
-    fn get(&self, number: u64) -> &EncodedBatch {
-        &self.held[(number - self.first) as usize]
-    }
-
-    /// The number that the next batch will have.
-    fn next(&self) -> u64 {
-        self.first + self.held.len() as u64
-    }
-
-    /// Drops all batches before `number`.
-    fn release(&mut self, number: u64) {
-        while self.first < number && self.held.pop_front().is_some() {
-            self.first += 1;
-        }
-    }
-}
-
-/// The worker's own copy of the newest frame of each key on which some session is behind.
-#[derive(Default)]
-struct NewestTable {
-    kept: HashMap<FrameKey, Newest, ahash::RandomState>,
-}
-
-struct Newest {
-    seq: u64,
-    bytes: Vec<u8>,
-    /// Sessions with a mark on the key.
-    holders: u32,
-}
-
-impl NewestTable {
-    /// A session has marked `key`, whose tick `seq` has these bytes.
-    fn hold(&mut self, key: FrameKey, seq: u64, bytes: &[u8]) {
-        let kept = self.kept.entry(key).or_insert_with(|| Newest { seq: 0, bytes: Vec::new(), holders: 0 });
-        kept.holders += 1;
-        kept.renew(seq, bytes);
-    }
-
-    /// A newer frame of a key, if anybody is behind on it.
-    fn renew(&mut self, key: FrameKey, seq: u64, bytes: &[u8]) {
-        if let Some(kept) = self.kept.get_mut(&key) {
-            kept.renew(seq, bytes);
-        }
-    }
-
-    /// A mark on `key` is gone.
-    fn release(&mut self, key: FrameKey) {
-        if let hashbrown::hash_map::Entry::Occupied(mut kept) = self.kept.entry(key) {
-            kept.get_mut().holders -= 1;
-            if kept.get().holders == 0 {
-                kept.remove();
-            }
-        }
-    }
-}
-
-impl Newest {
-    fn renew(&mut self, seq: u64, bytes: &[u8]) {
-        if seq >= self.seq || self.bytes.is_empty() {
-            self.seq = seq;
-            self.bytes.clear();
-            self.bytes.extend_from_slice(bytes);
-        }
-    }
 }
 
 /// What was written since the counters were last told, by format.
@@ -229,7 +159,9 @@ impl Worker {
                 scratch: Vec::new(),
                 evictions: VecDeque::new(),
                 sent: Sent::default(),
+                t_send: Micros(0),
                 subscriptions: 0,
+                claimed: 0,
             }),
             evicted: Notify::new(),
         })
@@ -294,12 +226,12 @@ impl Worker {
         if connection.outbox.push_control(ack, self.config.outbox_bytes_max) == Push::Overflow {
             return self.evict(&mut inner, id.slot, Eviction::Overflow);
         }
-        let mut snapshots = EncodedBatch::new(crate::model::Micros(0), Instant::now());
+        let mut snapshots = EncodedBatch::new(Micros(0), Instant::now());
         for entry in entries {
             let Activate { key, floor, snapshot } = activate(entry);
             inner.enter(id.slot, key, floor);
             if let Some(bytes) = snapshot {
-                snapshots.push(key, floor, 0, |slab| slab.extend_from_slice(&bytes));
+                snapshots.push(key, floor, NO_WORKER, |slab| slab.extend_from_slice(&bytes));
             }
         }
         inner.queue_snapshots(id.slot, snapshots);
@@ -409,8 +341,10 @@ impl Worker {
     pub fn sweep(self: &Rc<Self>, now: Instant, late_by: Duration) {
         self.metrics.loop_lag.record(late_by.as_secs_f64());
         let mut inner = self.inner.borrow_mut();
-        let (mut bytes, mut lagging, mut largest) = (0, 0, None::<(usize, u32)>);
-        let mut stalled = Vec::new();
+        self.tell_counters(&mut inner.sent);
+        // What sessions given up still hold is on its way out: counting it would cost others their place.
+        let (mut bytes, mut claimed, mut lagging) = (0, 0, 0);
+        let (mut stalled, mut waiting_at) = (Vec::new(), Vec::new());
         for (slot, held) in inner.slots.iter().enumerate() {
             let Some(connection) = held.connection.as_ref().filter(|c| c.outbox.is_behind()) else { continue };
             let waiting = connection.outbox.bytes();
@@ -420,19 +354,28 @@ impl Worker {
             if connection.doomed {
                 continue;
             }
+            claimed += waiting;
             if connection.outbox.stalled_since().is_some_and(|t| now.duration_since(t) >= self.config.lossless_stall) {
                 stalled.push((slot as u32, Eviction::Stalled));
-            } else if largest.is_none_or(|(most, _)| waiting > most) {
-                largest = Some((waiting, slot as u32));
+            } else if waiting > 0 {
+                waiting_at.push((waiting, slot as u32));
             }
         }
-        let before = self.stats.outbox_bytes.swap(bytes, Ordering::Relaxed);
-        let total = self.outbox_total.fetch_add(bytes.wrapping_sub(before), Ordering::Relaxed);
-        let total = total.wrapping_add(bytes.wrapping_sub(before));
+        self.stats.outbox_bytes.store(bytes, Ordering::Relaxed);
         self.stats.lagging.store(lagging, Ordering::Relaxed);
-        if total > self.config.outbox_bytes_total
-            && let Some((_, slot)) = largest
-        {
+        // While every taker is behind nothing is flushed, and merged ticks would go untold just then.
+        self.tell_counters(&mut inner.sent);
+        let change = claimed.wrapping_sub(std::mem::replace(&mut inner.claimed, claimed));
+        let total = self.outbox_total.fetch_add(change, Ordering::Relaxed).wrapping_add(change);
+        // Only a worker above its share sheds, its largest first; when the total is too large there is such a worker.
+        let share = self.config.outbox_bytes_total / self.config.workers.max(1);
+        let mut excess = total.saturating_sub(self.config.outbox_bytes_total).min(claimed.saturating_sub(share));
+        waiting_at.sort_unstable_by_key(|(waiting, _)| std::cmp::Reverse(*waiting));
+        for (waiting, slot) in waiting_at {
+            if excess == 0 {
+                break;
+            }
+            excess = excess.saturating_sub(waiting);
             stalled.push((slot, Eviction::Shed));
         }
         for (slot, why) in stalled {
@@ -481,7 +424,7 @@ impl Worker {
                         connection.touched = true;
                         touched.push_back(taker.slot);
                     }
-                } else if connection.outbox.mark(frame.key, frame.seq) {
+                } else if connection.outbox.mark(frame.key) {
                     newest.hold(frame.key, frame.seq, batch.bytes(frame));
                 } else {
                     sent.merged += 1;
@@ -532,8 +475,8 @@ impl Inner {
         for frame in &snapshots.frames {
             if !connection.outbox.is_behind() {
                 connection.outbox.push_frame(number, frame.start, frame.end);
-            } else if connection.outbox.mark(frame.key, frame.seq) {
-                self.newest.hold(frame.key, frame.seq, snapshots.bytes(frame));
+            } else {
+                connection.outbox.mark_snapshot(frame.key, snapshots.bytes(frame));
             }
         }
     }

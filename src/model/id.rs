@@ -37,7 +37,7 @@ impl ScopeId {
 
 /// One (scope, instrument), never given to another within the life of the process (an epoch). It is the
 /// `id` that MessagePack clients see.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamId(pub u32);
 
 /// Broker names seen in settings and key store, interned to small integers without a lock. Append-only: there are

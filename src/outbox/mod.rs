@@ -3,7 +3,7 @@
 //! In: ready-made control frames, spans of encoded batches, and, while the session is behind, marks. Out: bytes in order, to the
 //! worker that owns the socket. Lanes, first to last: the rest of a frame already begun; control (replies, pongs, orders, close:
 //! never merged or dropped); ticks. A session is *behind* from the moment the kernel refused bytes until nothing is left; only
-//! then ticks become marks, one per frame key, so its memory is bounded by its subscriptions.
+//! then ticks become marks, one per frame key, so its memory is bounded by its subscriptions (a snapshot keeps its bytes meanwhile).
 //! Knows nothing of sockets, formats or market rules. `K` is the worker's frame key. Tests: below and in `engine`.
 
 use bytes::Bytes;
@@ -51,11 +51,21 @@ pub struct Outbox<K> {
 #[derive(Debug)]
 struct Behind<K> {
     since: Instant,
-    /// When the lossless lane last moved.
+    /// When the kernel last took bytes, or the lossless lane began to fill.
     progress: Instant,
-    /// First unsent sequence number per frame key.
-    marks: HashMap<K, u64, ahash::RandomState>,
+    marks: HashMap<K, Mark, ahash::RandomState>,
     order: VecDeque<K>,
+    /// Bytes of the marks that are [`Mark::Own`].
+    own_bytes: usize,
+}
+
+/// That something of one key is unsent.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// A tick: the worker's newest copy of the key is due.
+    Tick,
+    /// A snapshot, which nobody else may get: these bytes are due, until a tick replaces them.
+    Own(Box<[u8]>),
 }
 
 impl<K> Default for Outbox<K> {
@@ -76,6 +86,12 @@ impl<K: Copy + Eq + Hash> Outbox<K> {
 
     /// Adds a frame whatever the lane holds: the Close frame of a session that overflowed.
     pub fn push_goodbye(&mut self, frame: Bytes) {
+        if self.control.is_empty()
+            && let Some(behind) = &mut self.behind
+        {
+            // An empty lane has not been waiting, however long ticks have.
+            behind.progress = Instant::now();
+        }
         self.control_bytes += frame.len();
         self.control.push_back(frame);
     }
@@ -93,48 +109,77 @@ impl<K: Copy + Eq + Hash> Outbox<K> {
         self.spans.push(Span { batch, start, end, frames: 1 });
     }
 
-    /// Remembers that a tick of `key` with number `seq` is unsent. True when the mark is new, false when an older unsent tick is
-    /// thereby merged. Only for a session that is behind.
-    pub fn mark(&mut self, key: K, seq: u64) -> bool {
+    /// Remembers that a tick of `key` is unsent. True when the mark is the session's first for a tick of the key, false when an
+    /// older unsent tick is thereby merged. Only for a session that is behind.
+    pub fn mark(&mut self, key: K) -> bool {
         let behind = self.behind.as_mut().expect("marks are made only while behind");
-        match behind.marks.entry(key) {
-            hashbrown::hash_map::Entry::Occupied(_) => false,
-            hashbrown::hash_map::Entry::Vacant(free) => {
-                free.insert(seq);
+        match behind.marks.insert(key, Mark::Tick) {
+            Some(Mark::Tick) => false,
+            Some(Mark::Own(snapshot)) => {
+                behind.own_bytes -= snapshot.len();
+                true
+            }
+            None => {
                 behind.order.push_back(key);
                 true
             }
         }
     }
 
-    /// Forgets the mark of `key`; true when there was one.
+    /// Remembers that a snapshot of `key`, which has no mark yet, is unsent. Only for a session that is behind.
+    pub fn mark_snapshot(&mut self, key: K, frame: &[u8]) {
+        let behind = self.behind.as_mut().expect("marks are made only while behind");
+        if let hashbrown::hash_map::Entry::Vacant(free) = behind.marks.entry(key) {
+            free.insert(Mark::Own(frame.into()));
+            behind.order.push_back(key);
+            behind.own_bytes += frame.len();
+        }
+    }
+
+    /// Forgets the mark of `key`; true when it was for a tick.
     pub fn unmark(&mut self, key: K) -> bool {
-        self.behind.as_mut().is_some_and(|b| b.marks.remove(&key).is_some())
+        self.take_mark(key) == Some(Mark::Tick)
+    }
+
+    fn take_mark(&mut self, key: K) -> Option<Mark> {
+        let behind = self.behind.as_mut()?;
+        let mark = behind.marks.remove(&key)?;
+        if let Mark::Own(snapshot) = &mark {
+            behind.own_bytes -= snapshot.len();
+        }
+        Some(mark)
     }
 
     /// The next marked key, oldest first; its mark is removed.
-    pub fn next_mark(&mut self) -> Option<K> {
-        let behind = self.behind.as_mut()?;
-        while let Some(key) = behind.order.pop_front() {
-            if behind.marks.remove(&key).is_some() {
-                return Some(key);
+    pub fn next_mark(&mut self) -> Option<(K, Mark)> {
+        while let Some(key) = self.behind.as_mut()?.order.pop_front() {
+            if let Some(mark) = self.take_mark(key) {
+                return Some((key, mark));
             }
         }
         None
     }
 
-    /// Puts a key taken by [`next_mark`](Self::next_mark) back, in front.
-    pub fn return_mark(&mut self, key: K, seq: u64) {
+    /// Puts what was taken by [`next_mark`](Self::next_mark) back, in front.
+    pub fn return_mark(&mut self, key: K, mark: Mark) {
         let behind = self.behind.as_mut().expect("marks exist only while behind");
-        behind.marks.insert(key, seq);
+        if let Mark::Own(snapshot) = &mark {
+            behind.own_bytes += snapshot.len();
+        }
+        behind.marks.insert(key, mark);
         behind.order.push_front(key);
     }
 
     /// The kernel refused bytes: from now on ticks are marks.
     pub fn fall_behind(&mut self, now: Instant) {
         if self.behind.is_none() {
-            self.behind =
-                Some(Box::new(Behind { since: now, progress: now, marks: HashMap::default(), order: VecDeque::new() }));
+            self.behind = Some(Box::new(Behind {
+                since: now,
+                progress: now,
+                marks: HashMap::default(),
+                order: VecDeque::new(),
+                own_bytes: 0,
+            }));
         }
     }
 
@@ -214,9 +259,9 @@ impl<K: Copy + Eq + Hash> Outbox<K> {
         self.partial.drain(..n);
     }
 
-    /// Bytes that wait here: left-over and lossless lane. Marks hold none.
+    /// Bytes that wait here: left-over, lossless lane, and snapshots. Other marks hold none.
     pub fn bytes(&self) -> usize {
-        self.partial.len() + self.control_bytes
+        self.partial.len() + self.control_bytes + self.behind.as_ref().map_or(0, |b| b.own_bytes)
     }
 
     /// Keys with an unsent tick.
@@ -224,13 +269,14 @@ impl<K: Copy + Eq + Hash> Outbox<K> {
         self.behind.as_ref().map_or(0, |b| b.marks.len())
     }
 
-    /// Drops every tick that has not begun; returns the marked keys.
+    /// Drops every tick that has not begun; returns the keys that were marked for a tick.
     pub fn clear_ticks(&mut self) -> Vec<K> {
         self.spans = SmallVec::new();
         match &mut self.behind {
             Some(behind) => {
                 behind.order.clear();
-                behind.marks.drain().map(|(key, _)| key).collect()
+                behind.own_bytes = 0;
+                behind.marks.drain().filter(|(_, mark)| *mark == Mark::Tick).map(|(key, _)| key).collect()
             }
             None => Vec::new(),
         }
@@ -263,15 +309,35 @@ mod tests {
     }
 
     #[test]
+    fn a_snapshot_waits_in_its_own_bytes_until_a_tick_replaces_it() {
+        let mut outbox = Outbox::<u32>::default();
+        outbox.fall_behind(Instant::now());
+        outbox.mark_snapshot(1, b"one");
+        outbox.mark_snapshot(2, b"two");
+        outbox.mark_snapshot(3, b"three");
+        assert_eq!(outbox.bytes(), 11);
+        assert!(outbox.mark(1), "the worker must keep the tick");
+        assert!(!outbox.unmark(3), "the worker keeps nothing for a snapshot");
+        assert_eq!(outbox.next_mark(), Some((1, Mark::Tick)));
+        let (key, mark) = outbox.next_mark().unwrap();
+        assert_eq!((key, &mark), (2, &Mark::Own(b"two"[..].into())));
+        assert_eq!(outbox.bytes(), 0);
+        outbox.return_mark(key, mark);
+        assert_eq!(outbox.bytes(), 3);
+        assert!(outbox.clear_ticks().is_empty());
+        assert_eq!(outbox.bytes(), 0);
+    }
+
+    #[test]
     fn a_session_behind_holds_one_mark_a_key_in_the_order_they_fell_due() {
         let mut outbox = Outbox::<u32>::default();
         outbox.fall_behind(Instant::now());
-        assert!(outbox.mark(1, 10));
-        assert!(outbox.mark(2, 20));
-        assert!(!outbox.mark(1, 11), "an older tick was unsent: merged");
+        assert!(outbox.mark(1));
+        assert!(outbox.mark(2));
+        assert!(!outbox.mark(1), "an older tick was unsent: merged");
         assert_eq!(outbox.marks_len(), 2);
         assert!(outbox.unmark(2));
-        assert_eq!(outbox.next_mark(), Some(1));
+        assert_eq!(outbox.next_mark(), Some((1, Mark::Tick)));
         assert_eq!(outbox.next_mark(), None);
         assert!(outbox.catch_up().is_some());
         assert!(!outbox.is_behind());

@@ -7,6 +7,7 @@
 //! a broker sees first-in and last-out only; what is rolled back, left or retired leaves nothing behind.
 //! Knows nothing of sockets, formats or ticks. Tests: `tests/registry_races.rs`, `tests/registry_threads.rs`, `tests/adapter_lifecycle.rs`.
 
+mod answers;
 pub mod audit;
 pub mod metrics;
 mod owner;
@@ -15,12 +16,13 @@ mod users;
 use self::metrics::RegistryMetrics;
 use self::users::{Links, Users};
 use crate::adapter::supervisor::{Handle, State, Supervisors, broker_fault};
-use crate::model::{BrokerId, Brokers, InstrumentRef, Mode, ScopeId, SessionId, StreamId, UserId};
+use crate::model::{BrokerId, Brokers, InstrumentRef, Mode, ScopeId, SessionId, UserId};
 use crate::shards::key::{Context, Effects, Event, Join, KeyName, Leave, Touched, Waiter};
 use crate::shards::{LockName, Shards, TimedLock};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::answers::{AttachError, Decision, Member, UnsubscribeDecision, Want};
 pub use crate::shards::key::{Fault, FaultCode, Outcome, RefCounts, Reply};
 
 /// One user's own tick source (`[[bus.source]]`).
@@ -49,79 +51,6 @@ impl Default for Config {
     fn default() -> Self {
         Config { sources: Vec::new(), attach_window: Duration::from_secs(3), lock_slow: crate::limits::LOCK_SLOW }
     }
-}
-
-/// What a session is to the registry, from its first attach on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// Valid while a session of the user is attached.
-    pub user: UserId,
-    /// The user's broker; its name is `unknown` when the key store names none.
-    pub broker: BrokerId,
-    /// Whose ticks the user receives.
-    pub scope: ScopeId,
-    /// The user's name.
-    pub name: Arc<str>,
-}
-
-/// The broker part of an attach went wrong. The session is attached all the same: it counts, it must be detached, and
-/// attaching again is how it retries.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}", fault.message)]
-pub struct AttachError {
-    /// What to tell the client.
-    pub fault: Fault,
-    /// What the session is now.
-    pub member: Member,
-}
-
-/// One entry of a subscribe request.
-#[derive(Clone, Copy, Debug)]
-pub struct Want<'a> {
-    /// Which instrument; must be acceptable ([`InstrumentRef::is_acceptable`]).
-    pub instrument: InstrumentRef<'a>,
-    /// Which mode.
-    pub mode: Mode,
-    /// Price levels asked for; counts for the first session of the key only.
-    pub depth: u32,
-}
-
-/// What became of an entry of a subscribe request, so far.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// The feed is live already; the session holds a reference now.
-    Joined {
-        /// The stream to take ticks from.
-        stream: StreamId,
-        /// Decimal digits of its integer prices.
-        scale: u8,
-        /// Price levels the adapter gives.
-        depth: u32,
-    },
-    /// The session holds the key already (live or pending); nothing was changed.
-    Duplicate {
-        /// The stream.
-        stream: StreamId,
-        /// Decimal digits of its integer prices.
-        scale: u8,
-        /// Price levels, as far as known.
-        depth: u32,
-    },
-    /// The session holds a reference; the outcome follows through `reply`.
-    Pending,
-    /// Nothing is held.
-    Refused(Fault),
-}
-
-/// What became of an entry of an unsubscribe request, so far. Unless `NotHeld`, the reference is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UnsubscribeDecision {
-    /// Done; others may remain.
-    Left,
-    /// It was the last reference: what the broker says follows through `reply`.
-    Pending,
-    /// The session does not hold the key. Nobody was called.
-    NotHeld,
 }
 
 /// The registry; see the module's header.
@@ -200,18 +129,21 @@ impl Registry {
         self.detach_user(session, member.user);
     }
 
+    /// Why every subscribe of this user would be refused now, if so: there is no adapter and none is on its way.
+    pub fn unavailable(&self, member: &Member) -> Option<Fault> {
+        match self.links.with(|links| links.handle(member.user)) {
+            Some(handle) => failed(&handle),
+            None => Some(self.no_adapter(member)),
+        }
+    }
+
     /// Takes a reference for each want. Entry `i` of the answer is about `wants[i]`; for `Pending` ones `(i, outcome)`
     /// follows through `reply`, whose capacity must be at least `wants.len()`.
     pub fn subscribe(&self, member: &Member, session: SessionId, wants: &[Want<'_>], reply: &Reply) -> Vec<Decision> {
         let Some(handle) = self.links.with(|links| links.handle(member.user)) else {
-            return self.refuse_all(member, wants.len(), "no supervisor");
+            return vec![Decision::Refused(self.no_adapter(member)); wants.len()];
         };
-        let failed = match &handle.status().borrow().state {
-            State::Failed(fault) => Some(fault.message.clone()),
-            _ => None,
-        };
-        if let Some(message) = failed {
-            let fault = Fault::new(FaultCode::Broker, format!("Broker adapter not available: {message}"));
+        if let Some(fault) = failed(&handle) {
             return vec![Decision::Refused(fault); wants.len()];
         }
         let entries = wants.iter().enumerate();
@@ -357,10 +289,9 @@ impl Registry {
         (held, ticket)
     }
 
-    fn refuse_all(&self, member: &Member, count: usize, cause: &str) -> Vec<Decision> {
+    fn no_adapter(&self, member: &Member) -> Fault {
         let broker = self.brokers.name(member.broker);
-        let fault = broker_fault(FaultCode::Broker, member.user, broker, "Broker adapter not found", cause);
-        vec![Decision::Refused(fault); count]
+        broker_fault(FaultCode::Broker, member.user, broker, "Broker adapter not found", "no supervisor")
     }
 
     fn subscribe_one(
@@ -477,6 +408,16 @@ impl Registry {
             Event::ReplayFailed => tracing::warn!(user, key = ?name, refs, "not live though held, trying again"),
             Event::ReleaseFailed => tracing::warn!(user, key = ?name, refs, "the broker did not let go, trying again"),
         }
+    }
+}
+
+/// The fault of a user whose adapter could not be made or connected.
+fn failed(handle: &Handle) -> Option<Fault> {
+    match &handle.status().borrow().state {
+        State::Failed(fault) => {
+            Some(Fault::new(FaultCode::Broker, format!("Broker adapter not available: {}", fault.message)))
+        }
+        _ => None,
     }
 }
 

@@ -52,15 +52,20 @@ pub(super) async fn carry_out(sessions: Rc<Sessions>, session: Rc<Session>) {
             }
         };
         let action = next.as_ref().map_or("invalid", Command::action);
+        // Kept for the answer if the command fails: OpenAlgo's internal client waits for its id.
+        let id = next.as_ref().ok().and_then(request_id).map(ToOwned::to_owned);
         let started = Instant::now();
         // A task of its own, so that a fault ends one command and not the session.
         let done = tokio::task::spawn_local(carry_out_one(Rc::clone(&sessions), Rc::clone(&session), next)).await;
         let outcome = match done {
             Ok(outcome) => outcome,
             Err(fault) => {
-                tracing::error!(%fault, action, "a command failed; its session goes on");
-                let message = "The request could not be processed; nothing else is affected, please report this";
-                refuse(&sessions, &session, ErrorCode::ProcessingError, message, None)
+                let reference = correlation_id();
+                tracing::error!(%fault, action, correlation = %reference, "a command failed; its session goes on");
+                subscribe::roll_back(&sessions, &session);
+                let message =
+                    format!("The request could not be processed; nothing else is affected, please report {reference}");
+                refuse(&sessions, &session, ErrorCode::ProcessingError, &message, id.as_deref())
             }
         };
         sessions.metrics.command(action, outcome, started.elapsed());
@@ -200,7 +205,7 @@ async fn authenticate(sessions: &Rc<Sessions>, session: &Rc<Session>, key: Optio
     match attached {
         Ok(member) => {
             let mut json = Vec::with_capacity(256);
-            let broker = sessions.brokers.name(member.broker);
+            let broker = sessions.label(member.broker);
             reply::auth_success(&mut json, broker, &identity.user, sessions.config.epoch);
             join(session, member);
             sessions.reply(session, &json);

@@ -4,7 +4,7 @@
 //! and subscriptions to the engine. Promises: commands are carried out in order, one at a time; `ping` and
 //! `get_supported_brokers` are answered at once; the reader never stops while a command is pending; a session that goes
 //! away releases its references at once. Everything of one session happens on its worker's thread. Knows nothing of the
-//! front door or of brokers. Tests: `tests/protocol.rs`, `tests/limits.rs` and others there.
+//! front door or of brokers. Tests: `transcript`, `errors`, `checklist`, `limits`, `snapshots` and `hostile_clients` in `tests/`.
 
 mod commands;
 mod held;
@@ -14,18 +14,19 @@ mod state;
 
 pub use metrics::{COMMAND_SECONDS_BUCKETS, SessionMetrics};
 
+use crate::adapter::sim::SimSwitch;
 use crate::auth::AuthService;
 use crate::engine::queue::{Control, SessionHoldings};
 use crate::engine::worker::Eviction;
 use crate::engine::{FrameKey, Transport, Worker};
 use crate::model::heartbeat::Heartbeat;
-use crate::model::{Brokers, Format, InstrumentRef, Mode, SessionId};
+use crate::model::{BrokerId, Brokers, Format, InstrumentRef, Mode, SessionId};
 use crate::policy::admission;
 use crate::registry::Registry;
 use crate::shards::{Interest, Shards};
 use crate::wire::close::CloseReason;
 use crate::wire::command::Command;
-use crate::wire::frame;
+use crate::wire::{frame, reply};
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use state::{Phase, Ping, Session, State};
@@ -74,6 +75,8 @@ pub struct SessionConfig {
     pub drop_style: bool,
     /// What `get_supported_brokers` lists.
     pub supported_brokers: Vec<String>,
+    /// The label of simulated sessions, and how to know that real ticks have come.
+    pub sim: Option<(BrokerId, SimSwitch)>,
     /// Told to clients: ids and sequence numbers compare only within one.
     pub epoch: u64,
     /// Called before each command is carried out; tests inject faults here.
@@ -154,6 +157,10 @@ impl Sessions {
                 message = control.recv() => match message {
                     Some(Control::Order { user, json }) => self.order(&user, &json),
                     Some(Control::OrderGap { user }) => self.order_gap(&user),
+                    Some(Control::OrderGapAll) => {
+                        let users: Vec<_> = self.orders.borrow().keys().cloned().collect();
+                        users.iter().for_each(|user| self.order_gap(user));
+                    }
                     // The auditor may have given up.
                     Some(Control::Audit(reply)) => drop(reply.send(self.holdings())),
                     Some(Control::Revoked(keys)) => self.revoked(&keys),
@@ -211,15 +218,18 @@ impl Sessions {
         tokio::task::spawn_local(reader::read(Rc::clone(self), session, new.early));
     }
 
-    /// Queues one text message: a JSON reply, error, notice or order update.
+    /// Queues one message, written as JSON: a reply, error or notice.
     fn reply(&self, session: &Session, json: &[u8]) {
-        let mut bytes = Vec::with_capacity(json.len() + 10);
-        frame::write(&mut bytes, frame::Opcode::Text, json);
-        self.worker.send(session.id, bytes.into());
+        self.worker.send(session.id, reply::frame(session.format, json).into());
     }
 
     /// Says goodbye: releases every reference at once, sends the Close frame, and leaves the socket a moment for the peer's.
     fn close(&self, session: &Session, reason: CloseReason) {
+        self.close_with(session, reason, self.close_frame(reason));
+    }
+
+    /// The same with this Close frame, or without one.
+    fn close_with(&self, session: &Session, reason: CloseReason, close_frame: Option<Bytes>) {
         let mut state = session.state.borrow_mut();
         if state.is_closing() {
             return;
@@ -235,7 +245,7 @@ impl Sessions {
         self.metrics.closed(reason);
         tracing::debug!(session = ?session.id, reason = reason.label(), subscriptions = held.len(), "session ended");
         let shards: HashMap<_, _> = held.iter().map(|(_, _, s)| (s.key.stream(), s.shard)).collect();
-        self.worker.goodbye(session.id, self.close_frame(reason), |key| {
+        self.worker.goodbye(session.id, close_frame, |key| {
             self.unwanted(shards[&key.stream()], key);
         });
         match phase {
@@ -295,6 +305,14 @@ impl Sessions {
         self.shards.deactivate(shard, key.stream(), self.interest(key));
     }
 
+    /// The broker name that clients see: once the simulated market is over, what its sessions get comes from the bus.
+    fn label(&self, broker: BrokerId) -> &str {
+        match &self.config.sim {
+            Some((sim, switch)) if *sim == broker && switch.is_stopped() => "bus",
+            _ => self.brokers.name(broker),
+        }
+    }
+
     fn interest(&self, key: FrameKey) -> Interest {
         Interest { worker: self.worker.id(), mode: key.mode(), format: key.format(), label: key.label() }
     }
@@ -302,11 +320,11 @@ impl Sessions {
     fn order(&self, user: &Arc<str>, json: &Bytes) {
         let orders = self.orders.borrow();
         let Some(ids) = orders.get(user) else { return };
-        let mut framed = Vec::with_capacity(json.len() + 10);
-        frame::write(&mut framed, frame::Opcode::Text, json);
-        let framed = Bytes::from(framed);
+        let mut framed: [Option<Bytes>; 2] = [None, None];
         for &id in ids {
-            self.worker.send(id, framed.clone());
+            let Some(format) = self.open.borrow().get(&id).map(|session| session.format) else { continue };
+            let bytes = framed[format as usize].get_or_insert_with(|| reply::frame(format, json).into());
+            self.worker.send(id, bytes.clone());
         }
     }
 

@@ -29,7 +29,7 @@ pub(super) async fn read(sessions: Rc<Sessions>, session: Rc<Session>, early: By
     let mut reader = Reader { parser: Parser::new(sessions.config.message_bytes_max.0), discard: false };
     // Tokio takes a socket for full until the reactor has seen it once: an answer to early bytes would fall behind for nothing.
     let known = session.transport.writable().await.is_ok();
-    let mut open = early.is_empty() || reader.feed(&sessions, &session, &mut early.to_vec());
+    let mut open = early.is_empty() || reader.feed_safely(&sessions, &session, &mut early.to_vec());
     drop(early);
     open &= known;
     while open {
@@ -40,7 +40,7 @@ pub(super) async fn read(sessions: Rc<Sessions>, session: Rc<Session>, early: By
         open = match session.transport.try_read(&mut scratch) {
             Ok(0) => false,
             // Tokio knows after a short read that nothing is left, so a client that floods us cannot keep the thread.
-            Ok(n) => reader.feed(&sessions, &session, &mut scratch[..n]),
+            Ok(n) => reader.feed_safely(&sessions, &session, &mut scratch[..n]),
             Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
         };
     }
@@ -48,18 +48,29 @@ pub(super) async fn read(sessions: Rc<Sessions>, session: Rc<Session>, early: By
 }
 
 impl Reader {
+    /// As [`feed`](Self::feed); a fault ends this session only, and ends it properly: nobody else would ever forget it.
+    fn feed_safely(&mut self, sessions: &Rc<Sessions>, session: &Rc<Session>, bytes: &mut [u8]) -> bool {
+        let fed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.feed(sessions, session, bytes)));
+        fed.unwrap_or_else(|_| {
+            tracing::error!(session = ?session.id, "reading a client's message failed; its session ends, please report this");
+            sessions.close(session, CloseReason::Internal);
+            false
+        })
+    }
+
     /// Acts on what `bytes` complete; false when nothing more is to be read.
     fn feed(&mut self, sessions: &Rc<Sessions>, session: &Rc<Session>, bytes: &mut [u8]) -> bool {
         let mut input = Input::new(bytes);
         while !self.discard {
+            // Before each frame's header: a key is verified between two of them, while the reader goes on.
+            if session.state.borrow().user().is_some() {
+                self.parser.set_limit(sessions.config.message_bytes_max.1);
+            }
             match self.parser.next(&mut input) {
                 Ok(None) => break,
                 Ok(Some(event)) => {
                     if !act(sessions, session, event) {
                         return false;
-                    }
-                    if session.state.borrow().user().is_some() {
-                        self.parser.set_limit(sessions.config.message_bytes_max.1);
                     }
                 }
                 Err(violation) => {
@@ -76,9 +87,10 @@ impl Reader {
 fn act(sessions: &Rc<Sessions>, session: &Rc<Session>, event: Event<'_>) -> bool {
     let closing = session.state.borrow().is_closing();
     match event {
-        Event::Close { .. } => {
-            // If ours was first this is its echo, else `close` echoes it.
-            sessions.close(session, CloseReason::PeerClosed);
+        Event::Close { code, .. } => {
+            // If ours was first this is its echo, and nothing is sent.
+            let echo = code.map_or_else(frame::empty_close_frame, |code| frame::close_frame(code, ""));
+            sessions.close_with(session, CloseReason::PeerClosed, Some(echo.into()));
             return false;
         }
         _ if closing => {}

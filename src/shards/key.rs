@@ -10,14 +10,16 @@
 
 use crate::model::StreamId;
 
+mod call;
 mod fault;
 mod machine;
 mod table;
 #[cfg(test)]
 mod tests;
 
+pub use call::{CallId, CallIds, Op};
 pub use fault::{Fault, FaultCode};
-pub use machine::{Call, CallId, CallIds, Context, Effects, Event, Join, Key, Leave, Op, Told, retry_delay};
+pub use machine::{Call, Context, Effects, Event, Join, Key, Leave, Told, retry_delay};
 pub use table::{KeyName, KeyView, RefCounts, Touched};
 
 /// All keys of one shard, as the registry fills it.

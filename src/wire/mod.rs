@@ -12,6 +12,7 @@ pub mod command;
 pub mod error;
 pub mod frame;
 pub mod json;
+pub mod msgpack;
 pub mod reply;
 pub mod transcode;
 

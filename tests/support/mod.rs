@@ -3,6 +3,9 @@
 //! Everything blocks with a deadline: a test that waits for what never comes fails with what it did see.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod process;
+pub mod world;
+
 use bytes::BytesMut;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
@@ -12,6 +15,7 @@ use std::time::{Duration, Instant};
 use tickcast::adapter::AdapterFactory;
 use tickcast::app::{App, Hooks, Running};
 use tickcast::config::Settings;
+use tickcast::shards::Shards;
 use tickcast::zmtp::parser;
 
 /// Longest wait for anything that must come.
@@ -69,12 +73,14 @@ impl Server {
         Publisher::connect(self.bus.strip_prefix("tcp://").expect("a tcp bus"))
     }
 
+    /// The shards of the running server.
+    pub fn shards(&self) -> &Arc<Shards> {
+        self.running.as_ref().expect("running").shards()
+    }
+
     /// Sum of all series of the metric whose name and labels contain all of `parts`; the first one is the exact name.
     pub fn metric(&self, name: &str, parts: &[&str]) -> f64 {
-        let text = self.running.as_ref().expect("running").metrics();
-        let named = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
-        let lines = text.lines().filter(named).filter(|line| parts.iter().all(|part| line.contains(part)));
-        lines.map(|line| line.rsplit(' ').next().and_then(|n| n.parse::<f64>().ok()).expect("a number")).sum()
+        metric_in(&self.running.as_ref().expect("running").metrics(), name, parts)
     }
 
     /// Waits until `metric` is `want`.
@@ -92,6 +98,13 @@ impl Server {
     }
 }
 
+/// Sum of the series of `name` in a metrics text whose lines contain all of `parts`.
+fn metric_in(text: &str, name: &str, parts: &[&str]) -> f64 {
+    let named = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
+    let lines = text.lines().filter(named).filter(|line| parts.iter().all(|part| line.contains(part)));
+    lines.map(|line| line.rsplit(' ').next().and_then(|n| n.parse::<f64>().ok()).expect("a number")).sum()
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         if let Some(running) = self.running.take() {
@@ -104,6 +117,7 @@ impl Drop for Server {
 #[derive(Debug, PartialEq)]
 pub enum Got {
     Json(Value),
+    Binary(Vec<u8>),
     Ping(Vec<u8>),
     Pong(Vec<u8>),
     /// Code and reason; `None` without a code.
@@ -115,7 +129,7 @@ pub enum Got {
 /// A WebSocket client over a plain socket.
 pub struct Client {
     pub tcp: TcpStream,
-    buffer: Vec<u8>,
+    buffer: BytesMut,
     /// JSON messages set aside while looking for another.
     aside: Vec<Value>,
 }
@@ -142,7 +156,7 @@ impl Client {
         }
         let head = String::from_utf8(head).expect("text");
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-        (Client { tcp, buffer: Vec::new(), aside: Vec::new() }, head)
+        (Client { tcp, buffer: BytesMut::new(), aside: Vec::new() }, head)
     }
 
     /// Sends one masked frame with the given first byte.
@@ -195,7 +209,7 @@ impl Client {
     }
 
     fn parse(&mut self) -> Option<Got> {
-        let (head, len) = match self.buffer.as_slice() {
+        let (head, len) = match &self.buffer[..] {
             [_, len @ 0..=125, ..] => (2, usize::from(*len)),
             [_, 126, a, b, ..] => (4, usize::from(u16::from_be_bytes([*a, *b]))),
             [_, 127, rest @ ..] if rest.len() >= 8 => {
@@ -207,9 +221,10 @@ impl Client {
             return None;
         }
         let first = self.buffer[0];
-        let body: Vec<u8> = self.buffer.drain(..head + len).skip(head).collect();
+        let body = self.buffer.split_to(head + len)[head..].to_vec();
         Some(match first {
             0x81 => Got::Json(serde_json::from_slice(&body).expect("valid JSON")),
+            0x82 => Got::Binary(body),
             0x89 => Got::Ping(body),
             0x8a => Got::Pong(body),
             0x88 if body.len() >= 2 => {
@@ -331,6 +346,20 @@ impl Publisher {
 
     pub fn json(&mut self, topic: &str, payload: &Value) {
         self.send(topic, payload.to_string().as_bytes());
+    }
+
+    /// Publishes LTP ticks on NSE as one JSON BATCH.
+    pub fn batch<'a>(&mut self, ticks: impl IntoIterator<Item = (&'a str, f64)>) {
+        let items: Vec<_> =
+            ticks.into_iter().map(|(symbol, ltp)| json!([format!("NSE_{symbol}_LTP"), {"ltp": ltp}])).collect();
+        self.json("BATCH", &Value::Array(items));
+    }
+
+    /// Publishes one BATCH of whole prices that count up, one symbol after the other.
+    pub fn batch_counting(&mut self, symbols: &[&str], prices: std::ops::Range<usize>) {
+        let items: Vec<_> =
+            prices.map(|n| json!([format!("NSE_{}_LTP", symbols[(n - 1) % symbols.len()]), {"ltp": n}])).collect();
+        self.json("BATCH", &Value::Array(items));
     }
 
     /// Publishes an LTP tick of `symbol` on NSE.

@@ -13,6 +13,25 @@ use std::time::Instant;
 pub const TICK_AGE_BUCKETS: (&str, &[f64]) =
     ("tickcast_tick_age_seconds", &[0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0]);
 
+/// Values of the `exchange` label; what is not listed counts as the last.
+const VENUES: [&str; 15] = [
+    "NSE",
+    "NFO",
+    "CDS",
+    "BSE",
+    "BFO",
+    "BCD",
+    "MCX",
+    "NCDEX",
+    "NCO",
+    "CRYPTO",
+    "NSE_INDEX",
+    "BSE_INDEX",
+    "MCX_INDEX",
+    "GLOBAL_INDEX",
+    "other",
+];
+
 /// Handles and per-pass sums of the ingest thread.
 pub struct IngestMetrics {
     json: Counter,
@@ -31,6 +50,7 @@ pub struct IngestMetrics {
     payloads_decoded: Counter,
     encodes: [[Counter; 2]; 3],
     clock_skew: Counter,
+    price_rounded: [Counter; VENUES.len()],
     tick_age: Histogram,
     rejected: Vec<(Counter, LogGate)>,
     pending: Pending,
@@ -60,6 +80,10 @@ impl IngestMetrics {
             "Frames encoded, once for all their takers, by mode and client format"
         );
         describe_counter!("tickcast_clock_skew_total", "Ticks whose time was ahead of our clock");
+        describe_counter!(
+            "tickcast_price_rounded_total",
+            "Prices that had more digits than their instrument's scale (MessagePack), by exchange"
+        );
         describe_histogram!("tickcast_tick_age_seconds", "Age of ticks at their receipt; one sample per ingest pass");
         describe_gauge!("tickcast_sim_active", "1 while the simulated market runs");
         let kind = |kind: &'static str| counter!("tickcast_bus_messages_total", "kind" => kind);
@@ -84,6 +108,7 @@ impl IngestMetrics {
             payloads_decoded: counter!("tickcast_payloads_decoded_total"),
             encodes,
             clock_skew: counter!("tickcast_clock_skew_total"),
+            price_rounded: VENUES.map(|venue| counter!("tickcast_price_rounded_total", "exchange" => venue)),
             tick_age: histogram!("tickcast_tick_age_seconds"),
             rejected,
             pending: Pending::default(),
@@ -126,8 +151,13 @@ impl IngestMetrics {
         }
     }
 
-    pub(super) fn encoded(&mut self, mode: Mode, format: Format) {
+    /// One frame was encoded, with so many prices rounded to their scale.
+    pub(super) fn encoded(&mut self, mode: Mode, format: Format, venue: &str, rounded: u32) {
         self.pending.encoded[mode.index()][format as usize] += 1;
+        if rounded > 0 {
+            let at = VENUES.iter().position(|v| *v == venue).unwrap_or(VENUES.len() - 1);
+            self.price_rounded[at].increment(u64::from(rounded));
+        }
     }
 
     /// Tells the recorder what the pass has gathered.

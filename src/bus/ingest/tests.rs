@@ -1,3 +1,5 @@
+//! Ingest from whole messages to encoded batches: order, laziness, scopes, floods.
+
 use super::*;
 use crate::engine::queue::{TickReceiver, tick_queue};
 use crate::model::queue::{ByteBudget, SourceSender, source_queue};
@@ -231,6 +233,22 @@ fn orders_reach_the_workers_and_a_loss_is_told_before_any_later_one() {
     bench.ingest.pass(&[order(4)]);
     bench.ingest.retry_workers();
     assert!(matches!(bench.control.try_recv(), Ok(Control::OrderGap { user }) if &*user == "asha"));
+}
+
+#[test]
+fn when_more_users_lose_orders_than_are_counted_all_are_told() {
+    let mut bench = Bench::new(None);
+    let order = |user: usize| {
+        shared("UPSTOX_x_orders", &format!(r#"{{"type":"order_update","user_id":"user{user}","orderid":"1"}}"#))
+    };
+    let orders: Vec<_> = (0..2 + ORDER_GAPS_MAX + 1).map(order).collect();
+    bench.ingest.pass(&orders);
+    for _ in 0..2 {
+        assert!(matches!(bench.control.try_recv(), Ok(Control::Order { .. })));
+    }
+    bench.ingest.retry_workers();
+    assert!(matches!(bench.control.try_recv(), Ok(Control::OrderGapAll)));
+    assert!(bench.control.try_recv().is_err(), "nobody is told twice");
 }
 
 #[test]

@@ -4,11 +4,15 @@
 //! frame already begun plus one mark per key; a session behind is resumed by its own task when its socket is writable, so
 //! it costs the others nothing.
 
-use super::{Batches, Connection, Eviction, Inner, NewestTable, Sent, Worker, YIELD_AFTER, YIELD_WRITES};
+mod packed;
+
+use super::{Batches, Connection, Eviction, Inner, NO_WORKER, NewestTable, Sent, Worker, YIELD_AFTER, YIELD_WRITES};
 use crate::engine::batch::FrameKey;
 use crate::engine::queue::TickReceiver;
 use crate::engine::transport::Transport;
-use crate::model::{Format, SessionId};
+use crate::model::{Format, Micros, SessionId};
+use crate::outbox::{Mark, Span};
+use packed::Packed;
 use std::io;
 use std::rc::Rc;
 use std::time::Instant;
@@ -17,6 +21,9 @@ use std::time::Instant;
 const RESUME_CHUNK_BYTES: usize = 64 << 10;
 /// A scratch buffer that grew beyond this is given back after the flush.
 const SCRATCH_BYTES_KEPT: usize = 1 << 20;
+
+/// Marks taken out of an outbox for one write attempt.
+type Marked = Vec<(FrameKey, Mark)>;
 
 /// What became of one write attempt.
 enum Written {
@@ -69,9 +76,9 @@ impl Worker {
         self.tell_counters(&mut inner.sent);
     }
 
-    fn tell_counters(&self, sent: &mut Sent) {
+    pub(super) fn tell_counters(&self, sent: &mut Sent) {
         for format in Format::ALL.map(|f| f as usize) {
-            if sent.frames[format] > 0 {
+            if sent.bytes[format] > 0 {
                 self.metrics.ticks_sent[format].increment(sent.ticks[format]);
                 self.metrics.frames_sent[format].increment(sent.frames[format]);
                 self.metrics.bytes_sent[format].increment(sent.bytes[format]);
@@ -85,7 +92,7 @@ impl Worker {
 
     /// One attempt to write all that a session has; a session behind is left to its own task.
     pub(super) fn write(self: &Rc<Self>, inner: &mut Inner, slot: u32) {
-        let Inner { slots, batches, newest, scratch, sent, .. } = inner;
+        let Inner { slots, batches, newest, scratch, sent, t_send, .. } = inner;
         let generation = slots[slot as usize].generation;
         let Some(connection) = slots[slot as usize].connection.as_mut() else { return };
         if connection.outbox.is_behind()
@@ -93,7 +100,10 @@ impl Worker {
         {
             return;
         }
-        match write_all(connection, batches, newest, scratch, sent) {
+        if connection.format == Format::MsgPack {
+            *t_send = (*t_send).max(Micros::now());
+        }
+        match write_all(connection, batches, newest, scratch, sent, *t_send) {
             Ok(()) => {}
             Err(error) => {
                 tracing::debug!(%error, "socket write failed");
@@ -108,16 +118,17 @@ impl Worker {
         }
     }
 
-    async fn resume_when_writable(self: Rc<Self>, id: SessionId, transport: Rc<Transport>) {
+    pub(super) async fn resume_when_writable(self: Rc<Self>, id: SessionId, transport: Rc<Transport>) {
         loop {
             let ready = transport.writable().await;
             let mut inner = self.inner.borrow_mut();
-            let Inner { slots, newest, scratch, sent, .. } = &mut *inner;
+            let Inner { slots, newest, scratch, sent, t_send, .. } = &mut *inner;
+            *t_send = (*t_send).max(Micros::now());
             let slot = &mut slots[id.slot as usize];
             let Some(connection) = slot.connection.as_mut().filter(|_| slot.generation == id.generation) else {
                 return;
             };
-            match ready.and_then(|()| catch_up(connection, newest, scratch, sent)) {
+            match ready.and_then(|()| catch_up(connection, newest, scratch, sent, *t_send)) {
                 Ok(true) => {
                     connection.resuming = false;
                     if let Some(since) = connection.outbox.catch_up() {
@@ -143,20 +154,23 @@ fn write_all(
     newest: &mut NewestTable,
     scratch: &mut Vec<u8>,
     sent: &mut Sent,
+    t_send: Micros,
 ) -> io::Result<()> {
     let spans = connection.outbox.take_spans();
-    let single = spans.len() == 1 && connection.outbox.control_is_empty();
-    let bytes = if single {
+    let slab = |span: &Span| &batches.get(span.batch).slab[span.start as usize..span.end as usize];
+    let mut packed = Packed::default();
+    let bytes = match connection.format {
         // The whole run lies in the shared slab: no copy at all.
-        let span = spans[0];
-        &batches.get(span.batch).slab[span.start as usize..span.end as usize]
-    } else {
-        scratch.clear();
-        connection.outbox.control().for_each(|frame| scratch.extend_from_slice(frame));
-        for span in &spans {
-            scratch.extend_from_slice(&batches.get(span.batch).slab[span.start as usize..span.end as usize]);
+        Format::Json if spans.len() == 1 && connection.outbox.control_is_empty() => slab(&spans[0]),
+        format => {
+            scratch.clear();
+            connection.outbox.control().for_each(|frame| scratch.extend_from_slice(frame));
+            match format {
+                Format::Json => spans.iter().for_each(|span| scratch.extend_from_slice(slab(span))),
+                Format::MsgPack => packed = packed::pack(&spans, batches, scratch, t_send),
+            }
+            scratch.as_slice()
         }
-        scratch.as_slice()
     };
     let written = write_once(&connection.transport, bytes)?;
     let format = connection.format as usize;
@@ -165,7 +179,7 @@ fn write_all(
             sent.bytes[format] += bytes.len() as u64;
             let ticks: u64 = spans.iter().map(|s| u64::from(s.frames)).sum();
             sent.ticks[format] += ticks;
-            sent.frames[format] += ticks;
+            sent.frames[format] += if connection.format == Format::Json { ticks } else { packed.len() as u64 };
             while connection.outbox.pop_control().is_some() {
                 sent.frames[format] += 1;
             }
@@ -175,17 +189,23 @@ fn write_all(
     };
     sent.bytes[format] += left as u64;
     connection.outbox.fall_behind(Instant::now());
+    // Ticks that stand in MessagePack frames the kernel took at least a byte of.
+    let mut begun = packed.begin(connection, scratch, left, sent);
     take_control(connection, &mut left, sent);
     for span in &spans {
         let batch = batches.get(span.batch);
         for frame in batch.frames_within(span.start, span.end) {
             let frame_bytes = batch.bytes(frame);
-            if left > 0 {
+            if begun > 0 {
+                begun -= 1;
+            } else if left > 0 && connection.format == Format::Json {
                 connection.outbox.set_partial(&frame_bytes[left.min(frame_bytes.len())..]);
                 left = left.saturating_sub(frame_bytes.len());
                 sent.ticks[format] += 1;
                 sent.frames[format] += 1;
-            } else if connection.outbox.mark(frame.key, frame.seq) {
+            } else if frame.workers == NO_WORKER {
+                connection.outbox.mark_snapshot(frame.key, frame_bytes);
+            } else if connection.outbox.mark(frame.key) {
                 newest.hold(frame.key, frame.seq, frame_bytes);
             } else {
                 newest.renew(frame.key, frame.seq, frame_bytes);
@@ -202,6 +222,7 @@ fn catch_up(
     newest: &mut NewestTable,
     scratch: &mut Vec<u8>,
     sent: &mut Sent,
+    t_send: Micros,
 ) -> io::Result<bool> {
     let format = connection.format as usize;
     loop {
@@ -227,13 +248,19 @@ fn catch_up(
                 break;
             }
         }
-        let marked = gather_marked(connection, newest, scratch);
+        let ticks_start = scratch.len();
+        let marked = gather_marked(connection, newest, scratch, t_send);
         if scratch.is_empty() {
             return Ok(true);
         }
-        let mut left = match write_once(&connection.transport, scratch)? {
-            Written::All => scratch.len(),
-            Written::Refused(n) => n,
+        let mut left = match write_once(&connection.transport, scratch) {
+            Ok(Written::All) => scratch.len(),
+            Ok(Written::Refused(n)) => n,
+            Err(error) => {
+                // The marks go back, for whoever ends the session gives the worker's copies free by them.
+                settle_marked(connection, newest, marked, 0, sent);
+                return Err(error);
+            }
         };
         sent.bytes[format] += left as u64;
         let refused = left < scratch.len();
@@ -241,49 +268,97 @@ fn catch_up(
             connection.outbox.progressed(Instant::now());
         }
         take_control(connection, &mut left, sent);
-        settle_marked(connection, newest, marked, left, sent);
+        match connection.format {
+            Format::Json => settle_marked(connection, newest, marked, left, sent),
+            Format::MsgPack => {
+                let part = (left, scratch.len() - ticks_start);
+                settle_packed(connection, newest, marked, part, scratch, sent);
+            }
+        }
         if refused {
             return Ok(false);
         }
     }
 }
 
-/// Appends the newest frame of marked keys to `scratch`, as long as it is short and all control frames are in it.
-fn gather_marked(connection: &mut Connection, newest: &NewestTable, scratch: &mut Vec<u8>) -> Vec<FrameKey> {
-    let mut marked = Vec::new();
-    while scratch.len() < RESUME_CHUNK_BYTES
-        && let Some(key) = connection.outbox.next_mark()
+/// Appends the newest tick of marked keys to `scratch`, as long as it is short and all control frames are in it.
+fn gather_marked(connection: &mut Connection, newest: &NewestTable, scratch: &mut Vec<u8>, t_send: Micros) -> Marked {
+    let mut marked: Marked = Vec::new();
+    let mut len = scratch.len();
+    while len < RESUME_CHUNK_BYTES
+        && let Some((key, mark)) = connection.outbox.next_mark()
     {
-        scratch.extend_from_slice(&newest.kept.get(&key).expect("a marked key is kept").bytes);
-        marked.push(key);
+        let is_snapshot = |mark: &Mark| matches!(mark, Mark::Own(_));
+        let mixed = marked.last().is_some_and(|(_, last)| is_snapshot(last) != is_snapshot(&mark));
+        if connection.format == Format::MsgPack && mixed {
+            // One frame holds live ticks or snapshots.
+            connection.outbox.return_mark(key, mark);
+            break;
+        }
+        len += newest.due(key, &mark).len();
+        marked.push((key, mark));
+    }
+    let pieces: Vec<&[u8]> = marked.iter().map(|(key, mark)| newest.due(*key, mark)).collect();
+    match connection.format {
+        Format::Json => pieces.iter().for_each(|piece| scratch.extend_from_slice(piece)),
+        Format::MsgPack if pieces.is_empty() => {}
+        Format::MsgPack => {
+            let snapshots = matches!(marked[0].1, Mark::Own(_));
+            packed::one_frame(scratch, snapshots, t_send, pieces.len(), &pieces);
+        }
     }
     marked
+}
+
+/// The same as [`settle_marked`] for MessagePack, whose marked ticks make one frame, the last `len` bytes of `scratch`: begun, all of
+/// them are sent.
+fn settle_packed(
+    connection: &mut Connection,
+    newest: &mut NewestTable,
+    marked: Marked,
+    (left, len): (usize, usize),
+    scratch: &[u8],
+    sent: &mut Sent,
+) {
+    if left == 0 || marked.is_empty() {
+        return settle_marked(connection, newest, marked, 0, sent);
+    }
+    connection.outbox.set_partial(&scratch[scratch.len() - (len - left)..]);
+    sent.frames[connection.format as usize] += 1;
+    sent.ticks[connection.format as usize] += marked.len() as u64;
+    for (key, mark) in marked {
+        if mark == Mark::Tick {
+            newest.release(key);
+        }
+    }
 }
 
 /// After a write took `left` bytes of the marked frames: forgets the sent ones, keeps the rest of the one begun, marks the others again.
 fn settle_marked(
     connection: &mut Connection,
     newest: &mut NewestTable,
-    marked: Vec<FrameKey>,
+    marked: Marked,
     mut left: usize,
     sent: &mut Sent,
 ) {
     let format = connection.format as usize;
     let mut unsent = Vec::new();
-    for key in marked {
-        let kept = newest.kept.get(&key).expect("a marked key is kept until it is settled");
+    for (key, mark) in marked {
         if left == 0 {
-            unsent.push((key, kept.seq));
+            unsent.push((key, mark));
             continue;
         }
-        connection.outbox.set_partial(&kept.bytes[left.min(kept.bytes.len())..]);
-        left = left.saturating_sub(kept.bytes.len());
+        let bytes = newest.due(key, &mark);
+        connection.outbox.set_partial(&bytes[left.min(bytes.len())..]);
+        left = left.saturating_sub(bytes.len());
         sent.ticks[format] += 1;
         sent.frames[format] += 1;
-        newest.release(key);
+        if mark == Mark::Tick {
+            newest.release(key);
+        }
     }
-    for (key, seq) in unsent.into_iter().rev() {
-        connection.outbox.return_mark(key, seq);
+    for (key, mark) in unsent.into_iter().rev() {
+        connection.outbox.return_mark(key, mark);
     }
 }
 

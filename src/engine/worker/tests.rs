@@ -1,3 +1,5 @@
+//! Delivery, order, conflation, eviction and memory of one worker, on real sockets.
+
 use super::*;
 use crate::engine::queue::{TickSender, tick_queue};
 use crate::model::{BrokerId, Micros, Mode, StreamId};
@@ -25,6 +27,9 @@ fn batch(ticks: &[(u32, u64)], len: usize) -> Arc<EncodedBatch> {
     Arc::new(batch)
 }
 
+/// Above anything a test queues but the one that is about it.
+const OUTBOX_TOTAL: usize = 100 << 10;
+
 /// A worker with small socket buffers on the server's side, so that a few kilobytes make a session fall behind.
 struct Bench {
     worker: Rc<Worker>,
@@ -48,7 +53,8 @@ impl Bench {
                 id: WorkerId(0),
                 flush_max_delay: Duration::from_millis(1),
                 outbox_bytes_max: 64 << 10,
-                outbox_bytes_total: usize::MAX,
+                outbox_bytes_total: OUTBOX_TOTAL,
+                workers: 1,
                 lossless_stall: Duration::from_secs(10),
             };
             let worker = Worker::new(config, EngineMetrics::register(), Arc::default(), Arc::default());
@@ -266,7 +272,39 @@ fn a_snapshot_precedes_ticks_and_ticks_at_its_floor_are_skipped() {
 }
 
 #[test]
-fn a_stalled_lossless_lane_and_the_largest_outbox_are_given_up() {
+fn the_largest_outboxes_go_first_and_only_as_many_as_must() {
+    Bench::run(|bench| async move {
+        let peers = [bench.connect().await, bench.connect().await, bench.connect().await];
+        for (peer, len) in peers.iter().zip([30_000, 60_000, 50_000]) {
+            let mut inner = bench.worker.inner.borrow_mut();
+            let outbox = &mut inner.connection(peer.id).unwrap().outbox;
+            outbox.fall_behind(Instant::now());
+            outbox.push_goodbye(vec![0; len].into());
+        }
+        for _ in 0..2 {
+            bench.worker.sweep(Instant::now(), Duration::ZERO);
+        }
+        assert_eq!(bench.worker.next_eviction().await, (peers[1].id, Eviction::Shed));
+        assert!(bench.worker.inner.borrow().evictions.is_empty(), "one was enough, though its bytes are still there");
+    });
+}
+
+#[test]
+fn a_lane_that_begins_to_fill_has_its_time_from_then_on() {
+    Bench::run(|bench| async move {
+        let peer = bench.connect().await;
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(9)).unwrap();
+        bench.worker.inner.borrow_mut().connection(peer.id).unwrap().outbox.fall_behind(long_ago);
+        bench.worker.send(peer.id, frame_bytes(77, 1, 0).into());
+        bench.worker.sweep(Instant::now() + Duration::from_secs(5), Duration::ZERO);
+        assert!(bench.worker.inner.borrow().evictions.is_empty());
+        bench.worker.sweep(Instant::now() + Duration::from_secs(11), Duration::ZERO);
+        assert_eq!(bench.worker.next_eviction().await, (peer.id, Eviction::Stalled));
+    });
+}
+
+#[test]
+fn a_stalled_lossless_lane_is_given_up() {
     Bench::run(|bench| async move {
         let peer = bench.connect().await;
         while !bench.is_behind(&peer) {
@@ -278,5 +316,52 @@ fn a_stalled_lossless_lane_and_the_largest_outbox_are_given_up() {
         bench.worker.sweep(Instant::now() + Duration::from_secs(11), Duration::ZERO);
         assert_eq!(bench.worker.next_eviction().await, (peer.id, Eviction::Stalled));
         assert!(bench.worker.stats().outbox_bytes.load(Ordering::Relaxed) > 0);
+    });
+}
+
+#[test]
+fn a_snapshot_for_one_session_reaches_no_other_that_is_behind_on_its_key() {
+    Bench::run(|mut bench| async move {
+        let (mut old, new) = (bench.connect().await, bench.connect().await);
+        bench.take(&old, &[1]);
+        let mut seq = 0;
+        while !bench.is_behind(&old) {
+            seq += 1;
+            bench.ticks.push(&batch(&[(1, seq)], 1000), 1);
+            tokio::task::yield_now().await;
+        }
+        seq += 1;
+        bench.worker.deliver(batch(&[(1, seq)], 1000));
+        bench.worker.inner.borrow_mut().connection(new.id).unwrap().outbox.fall_behind(Instant::now());
+        // Ingest is further than this worker: the snapshot holds a tick that still stands in the worker's queue.
+        bench.worker.activate(new.id, frame_bytes(0, 0, 0).into(), [1], |s| Activate {
+            key: key(s),
+            floor: seq + 2,
+            snapshot: Some(frame_bytes(1, seq + 2, 0)),
+        });
+        let seen = old.read_until(|seen| seen.contains(&(1, seq))).await;
+        assert_eq!(seen.last(), Some(&(1, seq)), "the newest that the worker has seen, and not the other's snapshot");
+    });
+}
+
+#[test]
+fn a_write_that_fails_while_catching_up_leaves_no_copies_behind() {
+    Bench::run(|bench| async move {
+        let peer = bench.connect().await;
+        bench.take(&peer, &[1, 2]);
+        let transport = {
+            let mut inner = bench.worker.inner.borrow_mut();
+            let connection = inner.connection(peer.id).unwrap();
+            connection.outbox.fall_behind(Instant::now());
+            connection.resuming = true;
+            Rc::clone(&connection.transport)
+        };
+        bench.worker.deliver(batch(&[(1, 1), (2, 1)], 10));
+        assert_eq!(bench.worker.inner.borrow().newest.kept.len(), 2);
+        transport.shutdown();
+        Rc::clone(&bench.worker).resume_when_writable(peer.id, transport).await;
+        assert_eq!(bench.worker.next_eviction().await, (peer.id, Eviction::Gone));
+        bench.worker.remove(peer.id, |_| {});
+        assert!(bench.worker.inner.borrow().newest.kept.is_empty());
     });
 }

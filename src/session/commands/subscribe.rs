@@ -1,15 +1,16 @@
 //! `subscribe`: from entries to acknowledged, ticking subscriptions.
 
+use super::unsubscribe::end_delivery;
 use super::{Outcome, member, refuse};
 use crate::engine::batch::FrameKey;
-use crate::engine::encode;
+use crate::engine::encode::{self, Encoded};
 use crate::engine::normalise::{self, Unit};
 use crate::engine::worker::Activate;
 use crate::limits::ACK_BYTES_MAX;
-use crate::model::{Instrument, InstrumentRef, Micros, Mode, StreamId};
+use crate::model::{Format, Instrument, InstrumentRef, Micros, Mode, StreamId};
 use crate::registry::{self, Decision, Fault, FaultCode, Member, Want};
 use crate::session::Sessions;
-use crate::session::state::Session;
+use crate::session::state::{Phase, Session};
 use crate::shards::{Activation, ShardIndex};
 use crate::wire::command::{Delivery, Depth, Entry, EntryError, SubscribeRequest};
 use crate::wire::error::ErrorCode;
@@ -42,6 +43,9 @@ enum Standing {
 pub(super) async fn subscribe(sessions: &Rc<Sessions>, session: &Rc<Session>, request: SubscribeRequest) -> Outcome {
     let request_id = request.request_id.as_deref();
     let Some(member) = member(sessions, session, request_id) else { return Outcome::Error };
+    if let Some(fault) = sessions.registry.unavailable(&member) {
+        return refuse(sessions, session, ErrorCode::BrokerError, &fault.message, request_id);
+    }
     let held = session.state.borrow().held.len();
     if held >= sessions.config.subscriptions_max {
         let message = format!(
@@ -61,14 +65,13 @@ pub(super) async fn subscribe(sessions: &Rc<Sessions>, session: &Rc<Session>, re
         // `close` has released held and pending references alike.
         return Outcome::Error;
     }
-    state.pending = Vec::new();
     let mut fresh = Vec::new();
     for (entry, outcome) in entries.iter().zip(&outcomes) {
         if let Ok(granted) = outcome {
             let shard = sessions.shards.shard_of(entry.instrument.as_ref());
             let key = FrameKey::new(granted.stream, entry.mode, session.format, member.broker);
             state.held.insert(entry.instrument.clone(), entry.mode, (key, granted.scale, shard));
-            fresh.push(Fresh { entry, key, shard });
+            fresh.push(Fresh { entry, key, scale: granted.scale, shard });
         }
     }
     drop(state);
@@ -76,6 +79,8 @@ pub(super) async fn subscribe(sessions: &Rc<Sessions>, session: &Rc<Session>, re
     if ack.len() > ACK_BYTES_MAX {
         tracing::warn!(bytes = ack.len(), "an acknowledgement is larger than OpenAlgo's own client accepts");
     }
+    // Asked before values are read: once the simulated market is over, none of its values is left to be taken for a real one.
+    let label = sessions.label(member.broker);
     let live = sessions.registry.adapter_status(member.user) == "connected";
     let frame = reply::frame(session.format, &ack).into();
     sessions.worker.activate(session.id, frame, fresh, |fresh| {
@@ -84,15 +89,28 @@ pub(super) async fn subscribe(sessions: &Rc<Sessions>, session: &Rc<Session>, re
             // The reference pins the stream, so it is there; were it not, there would be nothing to deliver.
             return Activate { key, floor: 0, snapshot: None };
         };
-        let snapshot = snapshot(sessions, &fresh, &activation, live);
+        let snapshot = snapshot(sessions, &fresh, &activation, label, live);
         Activate { key, floor: activation.floor, snapshot }
     });
+    session.state.borrow_mut().pending = Vec::new();
     outcome
+}
+
+/// A subscribe that failed halfway was answered with an error: whatever it holds by now is given back, in all three places.
+pub(super) fn roll_back(sessions: &Sessions, session: &Session) {
+    let mut state = session.state.borrow_mut();
+    let pending = std::mem::take(&mut state.pending);
+    let Phase::Live { member: Some(member), .. } = &state.phase else { return };
+    let member = member.clone();
+    drop(state);
+    end_delivery(sessions, session, &pending);
+    sessions.registry.leave_all(&member, session.id, pending.iter().map(|(i, m)| (i.as_ref(), *m)));
 }
 
 struct Fresh<'a> {
     entry: &'a Entry,
     key: FrameKey,
+    scale: u8,
     shard: ShardIndex,
 }
 
@@ -232,7 +250,7 @@ fn acknowledge(
         })
         .collect();
     let mut ack = Vec::with_capacity(256 + lines.len() * 128);
-    let broker = sessions.brokers.name(member.broker);
+    let broker = sessions.label(member.broker);
     reply::subscribe_ack(&mut ack, session.format, broker, &lines, request.request_id.as_deref());
     let outcome = match errors {
         0 => Outcome::Success,
@@ -250,12 +268,20 @@ const fn shown_code(code: FaultCode) -> Option<ErrorCode> {
     }
 }
 
-/// The last value as a frame, if one is due: asked for, or unasked while it is young and its feed lives.
-fn snapshot(sessions: &Sessions, fresh: &Fresh<'_>, activation: &Activation, live: bool) -> Option<Vec<u8>> {
+/// The last value as a frame, if one is due: asked for, or unasked. OpenAlgo's clients know no snapshots, so JSON gets one unasked
+/// only while it is young and its feed lives; a MessagePack tick says itself how old it is.
+fn snapshot(
+    sessions: &Sessions,
+    fresh: &Fresh<'_>,
+    activation: &Activation,
+    label: &str,
+    live: bool,
+) -> Option<Vec<u8>> {
     let last = activation.last.as_ref()?;
     let age = Micros::now().0.saturating_sub(last.t_recv.0);
     let young = u128::from(age) <= sessions.config.snapshot_max_age.as_micros();
-    if !fresh.entry.options.snapshot.unwrap_or(live && young) {
+    let unasked = fresh.key.format() == Format::MsgPack || (live && young);
+    if !fresh.entry.options.snapshot.unwrap_or(unasked) {
         return None;
     }
     let instrument: &Instrument = &fresh.entry.instrument;
@@ -265,8 +291,10 @@ fn snapshot(sessions: &Sessions, fresh: &Fresh<'_>, activation: &Activation, liv
         instrument: instrument.as_ref(),
         mode: last.tick_mode,
         payload: &payload,
+        t_recv: last.t_recv,
+        scale: fresh.scale,
         pass_through: sessions.config.pass_through,
     };
     let mut frame = Vec::with_capacity(last.payload.len() + 128);
-    tick.encode(&mut frame, fresh.key, sessions.brokers.name(fresh.key.label()), true).then_some(frame)
+    (tick.encode(&mut frame, fresh.key, last.seq, label, true) != Encoded::Nothing).then_some(frame)
 }

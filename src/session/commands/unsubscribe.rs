@@ -7,7 +7,7 @@ use crate::session::Sessions;
 use crate::session::state::Session;
 use crate::wire::command::UnsubscribeRequest;
 use crate::wire::reply::{self, FailedEntry};
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use serde_json::value::RawValue;
 use std::rc::Rc;
 use tokio::sync::mpsc;
@@ -20,12 +20,13 @@ pub(super) async fn some(sessions: &Rc<Sessions>, session: &Rc<Session>, request
     // Per entry: the range of keys that it means.
     let mut keys: Vec<(Instrument, Mode)> = Vec::new();
     let mut ranges = Vec::with_capacity(request.entries.len());
+    let mut named: HashSet<(InstrumentRef<'_>, Mode)> = HashSet::new();
     for entry in &request.entries {
         let from = keys.len();
         if let Ok(entry) = entry {
             let modes = session.state.borrow().held.meant(entry.instrument.as_ref(), entry.mode);
-            let named = |mode| keys.iter().any(|(i, m)| *m == mode && *i == entry.instrument);
-            let modes: Vec<_> = modes.into_iter().filter(|mode| !named(*mode)).collect();
+            let modes: Vec<_> =
+                modes.into_iter().filter(|mode| named.insert((entry.instrument.as_ref(), *mode))).collect();
             if modes.is_empty() {
                 sessions.registry.count_not_held();
             }
@@ -68,7 +69,7 @@ pub(super) async fn all(sessions: &Rc<Sessions>, session: &Rc<Session>, request_
 }
 
 /// Takes `keys` out of the session's own copy and out of the engine: no tick of theirs is sent after this.
-fn end_delivery(sessions: &Sessions, session: &Session, keys: &[(Instrument, Mode)]) {
+pub(super) fn end_delivery(sessions: &Sessions, session: &Session, keys: &[(Instrument, Mode)]) {
     let mut frames = Vec::with_capacity(keys.len());
     let mut shards = HashMap::with_capacity(keys.len());
     let mut state = session.state.borrow_mut();
@@ -115,7 +116,7 @@ fn acknowledge(
     request_id: Option<&RawValue>,
 ) -> Outcome {
     let mut json = Vec::with_capacity(256 + (successful.len() + failed.len()) * 96);
-    let broker = sessions.brokers.name(member.broker);
+    let broker = sessions.label(member.broker);
     reply::unsubscribe_ack(&mut json, broker, successful, failed, request_id);
     sessions.reply(session, &json);
     match (successful.is_empty(), failed.is_empty()) {

@@ -1,7 +1,8 @@
 //! All keys of one shard, by user, so that the replay of one user touches nobody else's.
 
+use super::call::{CallId, Op};
 use super::fault::Fault;
-use super::machine::{CallId, Context, Effects, Join, Key, Leave, Op};
+use super::machine::{Context, Effects, Join, Key, Leave};
 use crate::model::{Instrument, InstrumentRef, Mode, SessionId, StreamId, UserId};
 use hashbrown::{Equivalent, HashMap};
 use std::fmt;

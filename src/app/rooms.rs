@@ -1,0 +1,152 @@
+//! Settings into each room's own configuration. Nobody else translates: rooms below `config` do not know [`Settings`].
+
+use super::build::{Parts, StartError};
+use crate::adapter::supervisor;
+use crate::bus::endpoints::{self, EndpointSpec};
+use crate::bus::ingest;
+use crate::config::Settings;
+use crate::config::settings::{AdapterKind, CloseStyle, Normalise};
+use crate::engine::WorkerConfig;
+use crate::engine::metrics as engine_metrics;
+use crate::limits;
+use crate::model::{ScopeId, WorkerId};
+use crate::net::accept;
+use crate::policy::admission;
+use crate::session::SessionConfig;
+use crate::shards;
+use crate::zmtp::{Direction, Endpoint};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
+
+/// Upgrades under way at once; further connections wait in the kernel's backlog.
+const HANDSHAKES_MAX: usize = 2048;
+
+pub(super) fn worker_count(settings: &Settings) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = if settings.server.workers == 0 { cores } else { settings.server.workers };
+    workers.clamp(1, limits::WORKERS_MAX)
+}
+
+/// Each `[[bus.source]]` owner's scope; one user of one broker has one scope, however many endpoints.
+pub(super) fn scoped(settings: &Settings) -> impl Iterator<Item = (ScopeId, &crate::config::settings::BusSource)> {
+    let mut owners: Vec<(&str, &str)> = Vec::new();
+    settings.bus.sources.iter().map(move |source| {
+        let owner = (source.broker.as_str(), source.user.as_str());
+        let at = owners.iter().position(|o| *o == owner).unwrap_or_else(|| {
+            owners.push(owner);
+            owners.len() - 1
+        });
+        (ScopeId(at as u16 + 1), source)
+    })
+}
+
+pub(super) fn bus_specs(settings: &Settings) -> Result<Vec<EndpointSpec>, StartError> {
+    let parse = |text: &String| text.parse::<Endpoint>().map_err(|error| StartError::Settings(error.to_string()));
+    let shared =
+        |text: &String, direction| Ok(EndpointSpec { endpoint: parse(text)?, direction, scope: ScopeId::SHARED });
+    let bind = settings.bus.bind.iter().map(|text| shared(text, Direction::Bind));
+    let connect = settings.bus.connect.iter().map(|text| shared(text, Direction::Connect));
+    let owned = scoped(settings).map(|(scope, source)| {
+        Ok(EndpointSpec { endpoint: parse(&source.endpoint)?, direction: Direction::Connect, scope })
+    });
+    bind.chain(connect).chain(owned).collect()
+}
+
+pub(super) fn bus_config(settings: &Settings) -> endpoints::Config {
+    let mut config = endpoints::Config { peers_max: settings.limits.bus_peers, ..Default::default() };
+    config.link.parser.frame_bytes_max = settings.limits.bus_frame_bytes_max;
+    config.link.parser.message_bytes_max = settings.limits.bus_message_bytes_max;
+    config.link.handshake = settings.limits.bus_handshake;
+    config
+}
+
+pub(super) fn supervisor_config(settings: &Settings) -> supervisor::Config {
+    supervisor::Config {
+        linger: settings.adapters.linger,
+        call_timeout: settings.adapters.call_timeout,
+        calls_max: settings.limits.adapter_calls_pending,
+        keep_alive: settings.adapters.keep_alive.iter().map(|name| name.to_ascii_lowercase()).collect(),
+        ..Default::default()
+    }
+}
+
+pub(super) fn worker_config(settings: &Settings, id: WorkerId) -> WorkerConfig {
+    WorkerConfig {
+        id,
+        flush_max_delay: settings.fanout.flush_max_delay,
+        outbox_bytes_max: settings.fanout.outbox_bytes_max,
+        outbox_bytes_total: settings.fanout.outbox_bytes_total,
+        workers: worker_count(settings),
+        lossless_stall: settings.limits.lossless_stall,
+    }
+}
+
+pub(super) fn session_config(settings: &Settings, parts: &Parts) -> SessionConfig {
+    let limits = &settings.limits;
+    SessionConfig {
+        subscriptions_max: limits.subscriptions_per_client,
+        entries_max: limits.entries_per_request,
+        message_bytes_max: (limits.message_bytes_max_unauthenticated, limits.message_bytes_max),
+        auth_deadline: limits.auth_deadline,
+        auth_failures_max: limits.auth_failures_per_connection,
+        commands: admission::Config { per_second: limits.commands_per_second, burst: limits.commands_burst },
+        ping_interval: limits.ping_interval,
+        ping_timeout: limits.ping_timeout,
+        sessions_per_user: limits.sessions_per_user,
+        snapshot_max_age: settings.fanout.snapshot_max_age,
+        pass_through: settings.fanout.normalise == Normalise::Off,
+        drop_style: settings.server.close_style == CloseStyle::Drop,
+        supported_brokers: supported_brokers(settings),
+        sim: parts
+            .sim
+            .as_ref()
+            .and_then(|(switch, _)| parts.brokers.find(AdapterKind::Sim.label()).map(|label| (label, switch.clone()))),
+        epoch: parts.epoch,
+        before_command: parts.before_command.clone(),
+    }
+}
+
+/// `VALID_BROKERS` when set, else what the settings name.
+pub(super) fn supported_brokers(settings: &Settings) -> Vec<String> {
+    if !settings.server.supported_brokers.is_empty() {
+        return settings.server.supported_brokers.clone();
+    }
+    let mut names: Vec<String> = settings.brokers.keys().cloned().collect();
+    names.push(settings.adapters.default.label().to_owned());
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// A recorder of this server's own, with edges for every histogram: without, it would be a summary, slow and not to be added up.
+pub(super) fn recorder() -> Result<PrometheusRecorder, StartError> {
+    let buckets = [
+        engine_metrics::BROADCAST_LATENCY_BUCKETS,
+        engine_metrics::DELIVERY_DELAY_BUCKETS,
+        engine_metrics::LOOP_LAG_BUCKETS,
+        ingest::TICK_AGE_BUCKETS,
+        crate::session::COMMAND_SECONDS_BUCKETS,
+        crate::auth::metrics::AUTH_SECONDS_BUCKETS,
+        crate::adapter::metrics::BROKER_CALL_BUCKETS,
+        crate::adapter::metrics::ADAPTER_START_BUCKETS,
+        crate::registry::metrics::REFERENCES_BUCKETS,
+        shards::metrics::LOCK_WAIT_BUCKETS,
+        shards::metrics::LOCK_HOLD_BUCKETS,
+    ];
+    let mut builder = PrometheusBuilder::new();
+    for (name, edges) in buckets {
+        builder = builder
+            .set_buckets_for_metric(Matcher::Full(name.to_owned()), edges)
+            .map_err(|error| StartError::Settings(error.to_string()))?;
+    }
+    Ok(builder.build_recorder())
+}
+
+pub(super) fn door_config(settings: &Settings) -> accept::Config {
+    accept::Config {
+        sessions: settings.limits.sessions,
+        sessions_per_ip: settings.limits.sessions_per_ip,
+        handshakes_max: HANDSHAKES_MAX,
+        handshake: settings.limits.handshake,
+        msgpack: true,
+    }
+}

@@ -1,0 +1,97 @@
+//! What a worker holds on to between a tick's arrival and its writing: batches, and the newest frame of keys somebody is behind on.
+//!
+//! Promise: a batch is dropped once no outbox refers to it, and a kept frame with its last mark; neither grows with the number
+//! of ticks, only with what is still to be written.
+
+use crate::engine::batch::{EncodedBatch, FrameKey};
+use crate::outbox::Mark;
+use hashbrown::HashMap;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Batches whose frames stand in some session's spans, numbered from the first the worker ever saw.
+#[derive(Default)]
+pub(super) struct Batches {
+    pub(super) held: VecDeque<Arc<EncodedBatch>>,
+    pub(super) first: u64,
+}
+
+impl Batches {
+    pub(super) fn push(&mut self, batch: Arc<EncodedBatch>) -> u64 {
+        self.held.push_back(batch);
+        self.next() - 1
+    }
+
+    pub(super) fn get(&self, number: u64) -> &EncodedBatch {
+        &self.held[(number - self.first) as usize]
+    }
+
+    /// The number that the next batch will have.
+    pub(super) fn next(&self) -> u64 {
+        self.first + self.held.len() as u64
+    }
+
+    /// Drops all batches before `number`.
+    pub(super) fn release(&mut self, number: u64) {
+        while self.first < number && self.held.pop_front().is_some() {
+            self.first += 1;
+        }
+    }
+}
+
+/// The worker's own copy of the newest frame of each key on which some session is behind.
+#[derive(Default)]
+pub(super) struct NewestTable {
+    pub(super) kept: HashMap<FrameKey, Newest, ahash::RandomState>,
+}
+
+pub(super) struct Newest {
+    pub(super) seq: u64,
+    pub(super) bytes: Vec<u8>,
+    /// Sessions with a mark on the key.
+    holders: u32,
+}
+
+impl NewestTable {
+    /// A session has marked `key`, whose tick `seq` has these bytes.
+    pub(super) fn hold(&mut self, key: FrameKey, seq: u64, bytes: &[u8]) {
+        let kept = self.kept.entry(key).or_insert_with(|| Newest { seq: 0, bytes: Vec::new(), holders: 0 });
+        kept.holders += 1;
+        kept.renew(seq, bytes);
+    }
+
+    /// A newer frame of a key, if anybody is behind on it.
+    pub(super) fn renew(&mut self, key: FrameKey, seq: u64, bytes: &[u8]) {
+        if let Some(kept) = self.kept.get_mut(&key) {
+            kept.renew(seq, bytes);
+        }
+    }
+
+    /// The bytes that a mark stands for.
+    pub(super) fn due<'a>(&'a self, key: FrameKey, mark: &'a Mark) -> &'a [u8] {
+        match mark {
+            Mark::Tick => &self.kept.get(&key).expect("a marked key is kept").bytes,
+            Mark::Own(snapshot) => snapshot,
+        }
+    }
+
+    /// A mark on `key` is gone.
+    pub(super) fn release(&mut self, key: FrameKey) {
+        if let hashbrown::hash_map::Entry::Occupied(mut kept) = self.kept.entry(key) {
+            kept.get_mut().holders -= 1;
+            if kept.get().holders == 0 {
+                kept.remove();
+            }
+        }
+    }
+}
+
+impl Newest {
+    pub(super) fn renew(&mut self, seq: u64, bytes: &[u8]) {
+        if seq >= self.seq || self.bytes.is_empty() {
+            self.seq = seq;
+            self.bytes.clear();
+            self.bytes.extend_from_slice(bytes);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! MessagePack clients (`tickcast.v1.msgpack`) through the whole server: the same market as JSON clients see, in integers.
+
+mod support;
+
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use support::{Client, Got, Server};
+use tickcast::wire::msgpack::{Received, ServerFrame, read};
+
+const PROTOCOL: &str = "Sec-WebSocket-Protocol: tickcast.v1.msgpack\r\n";
+
+/// A MessagePack client over the harness's socket.
+struct Packed {
+    client: Client,
+    /// Ticks read while waiting for something else; `true` = snapshot.
+    ticks: Vec<(bool, Received)>,
+}
+
+impl Packed {
+    fn connect(server: &Server) -> Self {
+        let (client, head) = Client::connect_to(server.ws, "/", PROTOCOL);
+        assert!(head.to_ascii_lowercase().contains("sec-websocket-protocol: tickcast.v1.msgpack"), "{head}");
+        let mut packed = Packed { client, ticks: Vec::new() };
+        let reply = packed.request(json!({"action": "authenticate", "api_key": "demo-key"}));
+        assert_eq!(reply["type"], "auth", "{reply}");
+        packed
+    }
+
+    /// Reads one frame; the message if it was one.
+    fn frame(&mut self) -> Option<Value> {
+        loop {
+            match self.client.next() {
+                Got::Binary(payload) => match read(&payload).expect("a readable frame") {
+                    ServerFrame::Message(message) => return Some(message),
+                    ServerFrame::Ticks { ticks, t_send } => {
+                        assert!(ticks.iter().all(|t| t.t_recv <= t_send));
+                        self.ticks.extend(ticks.into_iter().map(|t| (false, t)));
+                        return None;
+                    }
+                    ServerFrame::Snapshots { ticks, .. } => {
+                        self.ticks.extend(ticks.into_iter().map(|t| (true, t)));
+                        return None;
+                    }
+                    ServerFrame::Unknown => panic!("unknown frame {payload:x?}"),
+                },
+                Got::Ping(payload) => self.client.frame(0x8a, &payload),
+                other => panic!("only binary frames are expected, got {other:?}"),
+            }
+        }
+    }
+
+    fn request(&mut self, message: Value) -> Value {
+        self.client.send(message);
+        loop {
+            if let Some(reply) = self.frame() {
+                return reply;
+            }
+        }
+    }
+
+    fn subscribe(&mut self, symbol: &str, mode: u8) -> Value {
+        let ack = self.request(json!({"action": "subscribe", "symbol": symbol, "exchange": "NSE", "mode": mode}));
+        assert_eq!(ack["status"], "success", "{ack}");
+        ack["subscriptions"][0].clone()
+    }
+
+    fn tick(&mut self) -> (bool, Received) {
+        while self.ticks.is_empty() {
+            assert_eq!(self.frame(), None, "a tick was expected");
+        }
+        self.ticks.remove(0)
+    }
+}
+
+#[test]
+fn a_tick_is_the_same_for_both_formats() {
+    let server = Server::start(|_| {});
+    let mut packed = Packed::connect(&server);
+    let mut plain = server.client();
+    let entry = packed.subscribe("INFY", 3);
+    assert_eq!(entry["scale"], 2);
+    plain.subscribe(&["INFY"], 3);
+    let mut publisher = server.publisher();
+    let depth = json!({"ltp": 1500.05, "volume": 7, "open": 1499.5, "oi": 3, "exchange_timestamp": 1761367200123u64,
+        "depth": {"buy": [{"price": 1500.0, "quantity": 5, "orders": 2}], "sell": [{"price": 1500.1, "quantity": 1, "orders": 1}]}});
+    publisher.json("NSE_INFY_DEPTH", &depth);
+    assert_eq!(plain.tick()["data"], depth);
+    let (snapshot, tick) = packed.tick();
+    assert_eq!((snapshot, u64::from(tick.id.0)), (false, entry["id"].as_u64().expect("an id")));
+    assert_eq!((tick.mode, tick.ltp(), tick.t_exch.0), (3, Some(150_005), 1_761_367_200_123_000));
+    assert_eq!(tick.numbers[..3], [Some(150_005), Some(7), Some(149_950)]);
+    assert_eq!((tick.bids[0].price, tick.asks[0].price), (Some(150_000), Some(150_010)));
+    assert!(server.metric("tickcast_encodes_total", &["mode=\"depth\"", "format=\"msgpack\""]) == 1.0);
+}
+
+#[test]
+fn a_subscribe_brings_the_last_value_as_a_snapshot_whose_seq_the_ticks_go_on_from() {
+    let server = Server::start(|_| {});
+    let mut first = Packed::connect(&server);
+    first.subscribe("INFY", 1);
+    let mut publisher = server.publisher();
+    for price in 1..=3 {
+        publisher.ltp("INFY", f64::from(price));
+    }
+    while first.tick().1.ltp() != Some(300) {}
+    let mut late = Packed::connect(&server);
+    late.subscribe("INFY", 1);
+    let (snapshot, last) = late.tick();
+    assert_eq!((snapshot, last.ltp()), (true, Some(300)));
+    publisher.ltp("INFY", 4.0);
+    let (snapshot, tick) = late.tick();
+    assert_eq!((snapshot, tick.ltp(), tick.seq), (false, Some(400), last.seq + 1));
+}
+
+#[test]
+fn a_slow_reader_sees_gaps_in_seq_that_equal_what_was_merged_and_ends_with_the_newest() {
+    let server = Server::start(|settings| settings.fanout.send_buffer_bytes = 8 << 10);
+    let mut slow = Packed::connect(&server);
+    let symbols = ["A", "B", "C"];
+    let ids: Vec<u64> = symbols.iter().map(|s| slow.subscribe(s, 2)["id"].as_u64().expect("an id")).collect();
+    let mut publisher = server.publisher();
+    // Nobody reads: both kernel buffers fill, then ticks are merged.
+    let rounds = 20_000;
+    for n in 1..=rounds {
+        for symbol in symbols {
+            publisher.json(
+                &format!("NSE_{symbol}_QUOTE"),
+                &json!({"ltp": n, "volume": n, "open": 1, "high": 2, "low": 1, "close": 1}),
+            );
+        }
+        if n % 500 == 0 {
+            // In step with ingest, so that nothing is conflated before it got its seq.
+            server.await_metric("tickcast_ticks_received_total", &[], f64::from(n * 3));
+        }
+    }
+    let mut seen: BTreeMap<u64, Vec<Received>> = BTreeMap::new();
+    while ids
+        .iter()
+        .any(|id| seen.get(id).and_then(|t| t.last()).and_then(Received::ltp) != Some(i64::from(rounds) * 100))
+    {
+        let (_, tick) = slow.tick();
+        seen.entry(u64::from(tick.id.0)).or_default().push(tick);
+    }
+    let mut missing = 0;
+    for ticks in seen.values() {
+        for pair in ticks.windows(2) {
+            assert!(pair[0].seq < pair[1].seq, "order per instrument");
+            assert_eq!(
+                pair[1].ltp().expect("a price") - pair[0].ltp().expect("a price"),
+                (pair[1].seq - pair[0].seq) as i64 * 100
+            );
+            missing += pair[1].seq - pair[0].seq - 1;
+        }
+    }
+    assert_eq!(server.metric("tickcast_ticks_merged_total", &["where=\"source\""]), 0.0);
+    let merged = server.metric("tickcast_ticks_merged_total", &[]);
+    assert!(missing > 0, "the reader was slow enough");
+    assert_eq!(missing as f64, merged, "a gap is a merged tick, nothing else");
+}
+
+#[test]
+fn text_frames_hold_json_and_an_undecodable_binary_one_is_invalid_json() {
+    let server = Server::start(|_| {});
+    let mut packed = Packed::connect(&server);
+    packed.client.frame(0x82, &[0xc1]);
+    assert_eq!(packed.frame().expect("a reply")["code"], "INVALID_JSON");
+    // {"action": "ping"} as MessagePack.
+    packed.client.frame(0x82, b"\x81\xa6action\xa4ping");
+    assert_eq!(packed.frame().expect("a reply")["type"], "pong");
+}
