@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything that must hold, from a clean clone: format, lints, docs, tests, the real-input run with Python, the models of
-# the locked tables, the benches' build.
+# Everything that must hold, from a clean clone: format, lints, docs, tests, the real-input run with Python, every bench
+# once, the models of the locked tables, the release build.
 #
 #   ./scripts/test.sh
 #
@@ -86,14 +86,14 @@ step format cargo fmt --all --check
 step lints cargo clippy --workspace --all-targets --features tickcast/e2e -- -D warnings
 step model-lints cargo clippy --features shuttle --lib --test model -- -D warnings
 step docs env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
-# Also the release build that `cargo run --release` wants: the same profile.
-step benches cargo bench --workspace --no-run
-step release cargo build --release
-export TICKCAST_BIN=$target/release/tickcast
-step first-look cargo run --release -- check
 # The feature adds the test target `e2e` and changes no code: what passes here passes without it.
 step tests cargo test --workspace --features tickcast/e2e -- ${leave_out[@]+"${leave_out[@]}"}
+# Every bench once, without measuring.
+step benches cargo test --features e2e --bench '*'
 step models cargo test --features shuttle --test model
+# What `cargo run --release` gives: the same program as users start it.
+step release cargo build --release
+step first-look env TICKCAST_BIN="$target/release/tickcast" cargo test --features e2e --test commands
 
 echo
 printf -v list '%s, ' "${times[@]}"

@@ -34,7 +34,7 @@ const HOW: &[(&str, How)] = &[
     ),
     ("pip install pyzmq msgpack", Step("install -r tests/e2e/requirements.txt")),
     ("./scripts/test.sh", Test("docs.rs", "the_gate_is_the_script")),
-    ("cargo bench", Step("cargo bench --workspace --no-run")),
+    ("cargo bench", Step("cargo test --features e2e --bench '*'")),
     ("cargo build", Step("cargo build --release")),
     ("cargo test --workspace", Step("cargo test --workspace")),
     ("cargo test --features e2e", Step("cargo test --workspace --features tickcast/e2e")),

@@ -1,3 +1,5 @@
+//! Tests of the MessagePack reader: what it makes of clients' frames, and what it refuses.
+
 use super::*;
 use proptest::prelude::*;
 
