@@ -288,9 +288,8 @@ impl Client {
     /// Reads until the close or the end of the connection.
     pub fn until_close(&mut self) -> Got {
         loop {
-            match self.next() {
-                end @ (Got::Close(_) | Got::End) => return end,
-                _ => {}
+            if let end @ (Got::Close(_) | Got::End) = self.next() {
+                return end;
             }
         }
     }
