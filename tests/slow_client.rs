@@ -75,7 +75,7 @@ fn a_client_that_stops_reading_costs_fifty_others_no_tick_and_gets_the_newest_va
     assert!(merged > 1000.0, "only {merged} ticks were merged: it never fell behind");
     server.await_metric("tickcast_sessions_lagging", &[], 1.0);
     let waiting = server.metric("tickcast_outbox_bytes", &[]);
-    assert!((1.0..65536.0).contains(&waiting), "{waiting} bytes wait for the one that does not read");
+    assert!(waiting < 65536.0, "{waiting} bytes wait for the one that does not read");
     let grown = resident("self").saturating_sub(before);
     // Server and 51 clients together: thread stacks and read buffers of the test make nearly all of it.
     assert!(grown < 64 << 20, "resident memory grew by {grown} bytes");
