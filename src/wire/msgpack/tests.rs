@@ -1,3 +1,5 @@
+//! Golden bytes, round trips and hostile frames of the MessagePack ticks.
+
 //! Tests of the MessagePack reader: what it makes of clients' frames, and what it refuses.
 
 use super::*;
