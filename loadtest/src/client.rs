@@ -201,7 +201,7 @@ mod tests {
             let mut frame = vec![0x81];
             match len {
                 ..=125 => frame.push(len as u8),
-                ..=65_535 => frame.extend([&[126][..], &(len as u16).to_be_bytes()].concat()),
+                126..=65_535 => frame.extend([&[126][..], &(len as u16).to_be_bytes()].concat()),
                 _ => frame.extend([&[127][..], &(len as u64).to_be_bytes()].concat()),
             }
             let head = frame.len();
