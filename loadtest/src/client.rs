@@ -200,7 +200,7 @@ mod tests {
         for len in [0, 125, 126, 65_535, 65_536] {
             let mut frame = vec![0x81];
             match len {
-                0..=125 => frame.push(len as u8),
+                ..=125 => frame.push(len as u8),
                 126..=65_535 => frame.extend([&[126][..], &(len as u16).to_be_bytes()].concat()),
                 _ => frame.extend([&[127][..], &(len as u64).to_be_bytes()].concat()),
             }
