@@ -17,6 +17,7 @@ use tickcast::engine::queue::{TickReceiver, tick_queue};
 use tickcast::engine::worker::Activate;
 use tickcast::engine::{EncodedBatch, FrameKey, Transport, Worker, WorkerConfig};
 use tickcast::model::{BrokerId, Encoding, Format, InstrumentRef, Micros, Mode, StreamId, WorkerId};
+use tickcast::policy::slow_consumer;
 use tokio::sync::Notify;
 
 const TICKS: u32 = 100;
@@ -64,10 +65,9 @@ impl Bench {
         let config = WorkerConfig {
             id: WorkerId(0),
             flush_max_delay: Duration::from_millis(5),
-            outbox_bytes_max: 1 << 20,
             outbox_bytes_total: 1 << 30,
             workers: 1,
-            lossless_stall: Duration::from_secs(10),
+            lossless: slow_consumer::Config { bytes_max: 1 << 20, stall_max: Duration::from_secs(10) },
         };
         let worker = Worker::new(config, metrics, Arc::default(), Arc::default());
         let (_, idle) = tick_queue(1 << 20, Arc::new(Notify::new()));

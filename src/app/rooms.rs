@@ -11,7 +11,7 @@ use crate::engine::metrics as engine_metrics;
 use crate::limits;
 use crate::model::{ScopeId, WorkerId};
 use crate::net::accept;
-use crate::policy::admission;
+use crate::policy::{admission, slow_consumer};
 use crate::session::SessionConfig;
 use crate::shards;
 use crate::zmtp::{Direction, Endpoint};
@@ -73,10 +73,12 @@ pub(super) fn worker_config(settings: &Settings, id: WorkerId) -> WorkerConfig {
     WorkerConfig {
         id,
         flush_max_delay: settings.fanout.flush_max_delay,
-        outbox_bytes_max: settings.fanout.outbox_bytes_max,
         outbox_bytes_total: settings.fanout.outbox_bytes_total,
         workers: worker_count(settings),
-        lossless_stall: settings.limits.lossless_stall,
+        lossless: slow_consumer::Config {
+            bytes_max: settings.fanout.outbox_bytes_max,
+            stall_max: settings.limits.lossless_stall,
+        },
     }
 }
 

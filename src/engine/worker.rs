@@ -16,8 +16,9 @@ use super::metrics::{EngineMetrics, WorkerStats};
 use super::queue::TickReceiver;
 use super::transport::Transport;
 use crate::model::{Format, Micros, SessionId, WorkerId};
-use crate::outbox::{Outbox, Push};
+use crate::outbox::Outbox;
 use crate::policy::pacing;
+use crate::policy::slow_consumer::{self, Verdict};
 use bytes::Bytes;
 use held::{Batches, NewestTable};
 use std::cell::RefCell;
@@ -45,14 +46,12 @@ pub struct WorkerConfig {
     pub id: WorkerId,
     /// Longest rest between two flushes.
     pub flush_max_delay: Duration,
-    /// A session's lossless lane, bytes.
-    pub outbox_bytes_max: usize,
+    /// When a session's lossless lane is given up.
+    pub lossless: slow_consumer::Config,
     /// All outboxes of all workers, bytes.
     pub outbox_bytes_total: usize,
     /// How many workers share that.
     pub workers: usize,
-    /// The lossless lane may make no progress this long.
-    pub lossless_stall: Duration,
 }
 
 /// Why the engine gave a session up; the session layer says goodbye.
@@ -206,9 +205,9 @@ impl Worker {
     pub fn send(self: &Rc<Self>, id: SessionId, frame: Bytes) {
         let mut inner = self.inner.borrow_mut();
         let Some(connection) = inner.connection(id).filter(|c| !c.doomed) else { return };
-        match connection.outbox.push_control(frame, self.config.outbox_bytes_max) {
-            Push::Queued => self.write(&mut inner, id.slot),
-            Push::Overflow => self.evict(&mut inner, id.slot, Eviction::Overflow),
+        match connection.outbox.push_control(frame, self.config.lossless) {
+            Verdict::Keep => self.write(&mut inner, id.slot),
+            Verdict::Full | Verdict::Stalled => self.evict(&mut inner, id.slot, Eviction::Overflow),
         }
     }
 
@@ -223,7 +222,7 @@ impl Worker {
     ) {
         let mut inner = self.inner.borrow_mut();
         let Some(connection) = inner.connection(id).filter(|c| !c.doomed) else { return };
-        if connection.outbox.push_control(ack, self.config.outbox_bytes_max) == Push::Overflow {
+        if connection.outbox.push_control(ack, self.config.lossless) != Verdict::Keep {
             return self.evict(&mut inner, id.slot, Eviction::Overflow);
         }
         let mut snapshots = EncodedBatch::new(Micros(0), Instant::now());
@@ -355,7 +354,7 @@ impl Worker {
                 continue;
             }
             claimed += waiting;
-            if connection.outbox.stalled_since().is_some_and(|t| now.duration_since(t) >= self.config.lossless_stall) {
+            if connection.outbox.lossless_verdict(self.config.lossless, now) == Verdict::Stalled {
                 stalled.push((slot as u32, Eviction::Stalled));
             } else if waiting > 0 {
                 waiting_at.push((waiting, slot as u32));

@@ -6,6 +6,7 @@
 //! then ticks become marks, one per frame key, so its memory is bounded by its subscriptions (a snapshot keeps its bytes meanwhile).
 //! Knows nothing of sockets, formats or market rules. `K` is the worker's frame key. Tests: below and in `engine`.
 
+use crate::policy::slow_consumer::{self, Verdict};
 use bytes::Bytes;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
@@ -24,16 +25,6 @@ pub struct Span {
     pub end: u32,
     /// Frames in the run.
     pub frames: u32,
-}
-
-/// What became of a message pushed to the lossless lane.
-#[must_use]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Push {
-    /// It waits its turn.
-    Queued,
-    /// The lane is full: the session must be closed.
-    Overflow,
 }
 
 /// The lanes of one session.
@@ -75,13 +66,13 @@ impl<K> Default for Outbox<K> {
 }
 
 impl<K: Copy + Eq + Hash> Outbox<K> {
-    /// Adds one whole frame to the lossless lane of at most `bytes_max` bytes; an empty lane takes one larger message.
-    pub fn push_control(&mut self, frame: Bytes, bytes_max: usize) -> Push {
-        if !self.control.is_empty() && self.control_bytes + frame.len() > bytes_max {
-            return Push::Overflow;
+    /// Adds one whole frame to the lossless lane, unless it is full.
+    pub fn push_control(&mut self, frame: Bytes, config: slow_consumer::Config) -> Verdict {
+        let verdict = slow_consumer::on_push(config, self.control_bytes, frame.len());
+        if verdict == Verdict::Keep {
+            self.push_goodbye(frame);
         }
-        self.push_goodbye(frame);
-        Push::Queued
+        verdict
     }
 
     /// Adds a frame whatever the lane holds: the Close frame of a session that overflowed.
@@ -200,9 +191,11 @@ impl<K: Copy + Eq + Hash> Outbox<K> {
         self.behind.as_ref().map(|b| b.since)
     }
 
-    /// When the kernel last took bytes, for a session that is behind with something lossless to send.
-    pub fn stalled_since(&self) -> Option<Instant> {
-        self.behind.as_ref().filter(|_| !self.control.is_empty()).map(|b| b.progress)
+    /// Whether the lossless lane of a session that is behind makes no progress.
+    pub fn lossless_verdict(&self, config: slow_consumer::Config, now: Instant) -> Verdict {
+        self.behind
+            .as_ref()
+            .map_or(Verdict::Keep, |b| slow_consumer::on_tick(config, self.control_bytes, b.progress, now))
     }
 
     /// The kernel took bytes.
@@ -301,8 +294,9 @@ mod tests {
     #[test]
     fn the_lossless_lane_overflows_but_takes_one_large_message_when_empty() {
         let mut outbox = Outbox::<u32>::default();
-        assert_eq!(outbox.push_control(Bytes::from(vec![0; 100]), 10), Push::Queued);
-        assert_eq!(outbox.push_control(Bytes::from_static(b"x"), 10), Push::Overflow);
+        let config = slow_consumer::Config { bytes_max: 10, stall_max: std::time::Duration::from_secs(1) };
+        assert_eq!(outbox.push_control(Bytes::from(vec![0; 100]), config), Verdict::Keep);
+        assert_eq!(outbox.push_control(Bytes::from_static(b"x"), config), Verdict::Full);
         assert_eq!(outbox.bytes(), 100);
         assert!(outbox.pop_control().is_some());
         assert_eq!(outbox.bytes(), 0);

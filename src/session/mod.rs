@@ -266,7 +266,7 @@ impl Sessions {
             }
             _ => self.metrics.unauthenticated.decrement(1.0),
         }
-        if matches!(reason, CloseReason::PeerGone) || (self.config.drop_style && is_ours_to_drop(reason)) {
+        if matches!(reason, CloseReason::PeerGone) || (self.config.drop_style && reason.may_drop_silently()) {
             session.transport.shutdown();
         }
     }
@@ -275,7 +275,7 @@ impl Sessions {
         match reason {
             CloseReason::PeerGone => None,
             CloseReason::PeerClosed => Some(frame::empty_close_frame().into()),
-            _ if self.config.drop_style && is_ours_to_drop(reason) => None,
+            _ if self.config.drop_style && reason.may_drop_silently() => None,
             _ => Some(frame::close_frame(reason.code(), reason.text()).into()),
         }
     }
@@ -412,17 +412,4 @@ impl Sessions {
         });
         holdings.collect()
     }
-}
-
-/// Goodbyes that `close_style = "drop"` turns into a plain end of the connection: OpenAlgo's web page reconnects only then.
-const fn is_ours_to_drop(reason: CloseReason) -> bool {
-    matches!(
-        reason,
-        CloseReason::GoingAway
-            | CloseReason::Restarting
-            | CloseReason::OutboxFull
-            | CloseReason::Stalled
-            | CloseReason::LosslessGap
-            | CloseReason::Shed
-    )
 }

@@ -52,10 +52,9 @@ impl Bench {
             let config = WorkerConfig {
                 id: WorkerId(0),
                 flush_max_delay: Duration::from_millis(1),
-                outbox_bytes_max: 64 << 10,
                 outbox_bytes_total: OUTBOX_TOTAL,
                 workers: 1,
-                lossless_stall: Duration::from_secs(10),
+                lossless: slow_consumer::Config { bytes_max: 64 << 10, stall_max: Duration::from_secs(10) },
             };
             let worker = Worker::new(config, EngineMetrics::register(), Arc::default(), Arc::default());
             let (ticks, rx) = tick_queue(16 << 20, Arc::new(Notify::new()));
