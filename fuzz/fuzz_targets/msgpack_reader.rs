@@ -1,0 +1,4 @@
+//! A server that sends anything to our MessagePack reader.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| _ = tickcast::wire::msgpack::read(bytes));
