@@ -7,7 +7,7 @@
 # Needs a Rust toolchain, a C compiler and Python 3.11 or newer with venv. A missing C compiler or Python is installed
 # with apt where that is there and permitted; Python packages go into target/e2e-venv, nothing is installed elsewhere.
 # A missing tool is a failure, never a skip. Zerodha packets captured from their feed are not part of this repository:
-# they are read from ../shared/vectors/broker-feeds/kite or the folder in TICKCAST_CAPTURED_VECTORS, and only when there
+# they are read from ../shared/vectors/broker-feeds/kite or the folder in E2E_CAPTURED_VECTORS, and only when there
 # is neither do the two tests that send them stay out, which the last line then says.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -64,18 +64,18 @@ python_parts() {
     "$venv/bin/python" -m zipfile -e "$wheel"/openalgo-*.whl "$wheel"
     printf '%s' "$stamp" >"$venv/stamp"
   fi
-  export TICKCAST_E2E_PYTHON=$venv/bin/python TICKCAST_E2E_SDK2=$wheel
-  "$TICKCAST_E2E_PYTHON" -c 'import msgpack, openalgo, zmq'
+  export E2E_PYTHON=$venv/bin/python E2E_SDK2=$wheel
+  "$E2E_PYTHON" -c 'import msgpack, openalgo, zmq'
 }
 
 captured() {
-  [ -e "${TICKCAST_CAPTURED_VECTORS:-../shared/vectors/broker-feeds/kite}/kite_captured.json" ]
+  [ -e "${E2E_CAPTURED_VECTORS:-../shared/vectors/broker-feeds/kite}/kite_captured.json" ]
 }
 
 leave_out=()
 without=""
 if ! captured; then
-  [ -z "${TICKCAST_CAPTURED_VECTORS:-}" ] || fail "no kite_captured.json in $TICKCAST_CAPTURED_VECTORS"
+  [ -z "${E2E_CAPTURED_VECTORS:-}" ] || fail "no kite_captured.json in $E2E_CAPTURED_VECTORS"
   leave_out=(--skip prices_of_captured_zerodha_packets)
   without="; WITHOUT the captured Zerodha packets, which are not on this machine"
 fi
@@ -93,7 +93,7 @@ step benches cargo test --features e2e --bench '*'
 step models cargo test --features shuttle --test model
 # What `cargo run --release` gives: the same program as users start it.
 step release cargo build --release
-step first-look env TICKCAST_BIN="$target/release/tickcast" cargo test --features e2e --test commands
+step first-look env SERVER_BINARY="$target/release/tickcast" cargo test --features e2e --test commands
 
 echo
 printf -v list '%s, ' "${times[@]}"

@@ -2,7 +2,7 @@
 //!
 //! Runs with `--features e2e` and the Python that `scripts/test.sh` prepares; without it these tests fail, they do not
 //! skip. Every Python process is driven line by line and ended by its handle. Zerodha packets captured from their feed are
-//! read from `../shared/vectors` or the folder in `TICKCAST_CAPTURED_VECTORS`; the synthetic ones are ours.
+//! read from `../shared/vectors` or the folder in `E2E_CAPTURED_VECTORS`; the synthetic ones are ours.
 
 mod process;
 

@@ -10,17 +10,17 @@ use std::time::{Duration, Instant};
 /// The prepared Python.
 pub(crate) fn python() -> PathBuf {
     let default = || root().join("target/e2e-venv/bin/python");
-    let path = std::env::var_os("TICKCAST_E2E_PYTHON").map_or_else(default, PathBuf::from);
-    assert!(path.exists(), "no {}: run scripts/test.sh, which makes it, or set TICKCAST_E2E_PYTHON", path.display());
+    let path = std::env::var_os("E2E_PYTHON").map_or_else(default, PathBuf::from);
+    assert!(path.exists(), "no {}: run scripts/test.sh, which makes it, or set E2E_PYTHON", path.display());
     path
 }
 
 /// Where the 2.0.x wheel was unpacked.
 fn wheel() -> PathBuf {
     let default = || root().join("target/e2e-sdk2");
-    let path = std::env::var_os("TICKCAST_E2E_SDK2").map_or_else(default, PathBuf::from);
+    let path = std::env::var_os("E2E_SDK2").map_or_else(default, PathBuf::from);
     let feed = path.join("openalgo/feed.py");
-    assert!(feed.exists(), "no {}: run scripts/test.sh, which makes it, or set TICKCAST_E2E_SDK2", feed.display());
+    assert!(feed.exists(), "no {}: run scripts/test.sh, which makes it, or set E2E_SDK2", feed.display());
     path
 }
 

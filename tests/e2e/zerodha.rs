@@ -12,9 +12,9 @@ type Expected = BTreeMap<(u8, String), Vec<Value>>;
 
 fn captured() -> PathBuf {
     let default = || root().join("../shared/vectors/broker-feeds/kite");
-    let folder = std::env::var_os("TICKCAST_CAPTURED_VECTORS").map_or_else(default, PathBuf::from);
+    let folder = std::env::var_os("E2E_CAPTURED_VECTORS").map_or_else(default, PathBuf::from);
     let file = folder.join("kite_captured.json");
-    assert!(file.exists(), "no {}: set TICKCAST_CAPTURED_VECTORS to the folder of kite_captured.json", file.display());
+    assert!(file.exists(), "no {}: set E2E_CAPTURED_VECTORS to the folder of kite_captured.json", file.display());
     file
 }
 

@@ -45,9 +45,9 @@ impl Drop for Folder {
     }
 }
 
-/// The program with an environment of nothing but `PATH`: the one under test, or the one in `TICKCAST_BIN`.
+/// The program with an environment of nothing but `PATH`: the one under test, or the one in `SERVER_BINARY`.
 pub fn tickcast(args: &[&str], env: &[(&str, &str)]) -> Command {
-    let program = std::env::var_os("TICKCAST_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_tickcast").into());
+    let program = std::env::var_os("SERVER_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_tickcast").into());
     let mut command = Command::new(program);
     command.args(args).env_clear().envs(env.iter().copied()).stdin(Stdio::null());
     if let Some(path) = std::env::var_os("PATH") {

@@ -19,7 +19,8 @@ impl Process {
     pub fn start(settings: &[&str]) -> Self {
         let binary = std::env::var_os("SERVER_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_tickcast").into());
         let mut command = Command::new(binary);
-        command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        // The surroundings may hold variables that the server would take for its settings.
+        command.env_clear().args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
         let fixed = ["bus.bind=tcp://127.0.0.1:0", "adapters.default=bus", "log.level=warn"];
         for setting in fixed.iter().chain(settings) {
             command.args(["--set", setting]);
