@@ -65,7 +65,7 @@ python_parts() {
     printf '%s' "$stamp" >"$venv/stamp"
   fi
   export TICKCAST_E2E_PYTHON=$venv/bin/python TICKCAST_E2E_SDK2=$wheel
-  "$TICKCAST_E2E_PYTHON" -c 'import msgpack, openalgo, zmq'
+  "$TICKCAST_E2E_PYTHON" -c 'import msgpack, openalgo, websocket, zmq'
 }
 
 captured() {
