@@ -1,7 +1,7 @@
 //! The tick side of `tickcast.v1.msgpack` (CONTRACTS 3.2): positional arrays, integer prices, nothing named.
 //!
 //! Writing: one tick's array, shared by all sessions of a frame key, and the head `[1, t_send, [` that each session's frame begins
-//! with. Reading: [`read`], the library that `watch`, `loadtest` and tests use. Promises: trailing nils are left off, integers are as short
+//! with. Reading: [`read()`], the library that `watch`, `loadtest` and tests use. Promises: trailing nils are left off, integers are as short
 //! as they can be; the reader takes any width, ignores fields and frames it does not know, and never believes a length.
 //! Pure. Tests: `msgpack/tests.rs`, golden bytes and round trips.
 
