@@ -247,13 +247,16 @@ fn an_openalgo_database_and_its_env_file_are_all_a_server_needs() {
 #[test]
 fn watch_shows_live_ticks_of_the_simulated_market() {
     let server = Server::anywhere(&["--set", "adapters.default=sim"]);
-    let mut watch =
-        Running::new(tickcast(&["watch", "RELIANCE", "NIFTY", "--url", &server.url(), "--count", "10"], &[]));
-    let status = watch.wait(process::PATIENCE);
-    let (stdout, stderr) = (watch.rest_of_stdout(), watch.stderr());
-    assert_eq!(status.code(), Some(0), "{stderr}");
-    assert_eq!(stdout.lines().count(), 10, "{stdout}");
-    assert!(stdout.contains("RELIANCE") && stdout.contains("NIFTY"), "{stdout}\n{stderr}");
+    for format in ["json", "msgpack"] {
+        let (url, words) = (server.url(), ["watch", "RELIANCE", "NIFTY", "--count", "10"]);
+        let mut watch = Running::new(tickcast(&[&words[..], &["--url", &url, "--format", format]].concat(), &[]));
+        let status = watch.wait(process::PATIENCE);
+        let (stdout, stderr) = (watch.rest_of_stdout(), watch.stderr());
+        assert_eq!(status.code(), Some(0), "{format}: {stderr}");
+        assert_eq!(stdout.lines().count(), 10, "{format}: {stdout}");
+        assert!(stdout.contains("RELIANCE LTP ltp=") && stdout.contains("NIFTY LTP ltp="), "{stdout}\n{stderr}");
+        assert!(server.metric("tickcast_ticks_sent_total", &[&format!("\"{format}\"")]) > 0.0, "{format}");
+    }
 }
 
 #[test]

@@ -32,6 +32,11 @@ const HOW: &[(&str, How)] = &[
         "python examples/publish_zerodha.py",
         Test("e2e/zerodha.rs", "prices_of_synthetic_zerodha_packets_reach_sdk_2_unchanged"),
     ),
+    (
+        "python examples/msgpack_client.py",
+        Test("e2e/msgpack.rs", "msgpack_python_reads_the_prices_that_were_published"),
+    ),
+    ("pip install websocket-client msgpack", Step("install -r tests/e2e/requirements.txt")),
     ("pip install pyzmq msgpack", Step("install -r tests/e2e/requirements.txt")),
     ("./scripts/test.sh", Test("docs.rs", "the_gate_is_the_script")),
     ("cargo bench", Step("cargo test --features e2e --bench '*'")),

@@ -1,4 +1,4 @@
-//! Real input: the OpenAlgo SDK as PyPI ships it, pyzmq publishers, the example script, against the program itself.
+//! Real input: the OpenAlgo SDK as PyPI ships it, pyzmq publishers, the example scripts, against the program itself.
 //!
 //! Runs with `--features e2e` and the Python that `scripts/test.sh` prepares; without it these tests fail, they do not
 //! skip. Every Python process is driven line by line and ended by its handle. Zerodha packets captured from their feed are
@@ -8,6 +8,8 @@ mod process;
 
 #[path = "e2e/bus.rs"]
 mod bus;
+#[path = "e2e/msgpack.rs"]
+mod msgpack;
 #[path = "e2e/python.rs"]
 mod python;
 #[path = "e2e/sdk.rs"]

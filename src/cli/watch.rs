@@ -3,14 +3,18 @@
 //! In: [`WatchOptions`]. Out: one line a tick when stdout is no terminal, a table in place when it is, notes and errors
 //! with what to do on stderr, an exit code: 0 ended as asked, 1 the server refused or was never there, 2 bad options.
 //! Once it has been connected it comes back by itself, with growing pauses, when the server goes away.
-//! `plan` checks the options, `board` keeps what was seen; both are pure. Tests: `watch/tests.rs`.
+//! `plan` checks the options, `packed` reads MessagePack as its JSON, `board` keeps what was seen; all are pure. Tests:
+//! `watch/tests.rs`.
 
 mod board;
+mod packed;
 mod plan;
 
 use super::client::{Client, ClientError, Message};
-use crate::model::Micros;
+use crate::model::{Format, Micros};
+use crate::net::http::SUBPROTOCOL_MSGPACK;
 use board::Board;
+use packed::Packed;
 use plan::Plan;
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal, Write};
@@ -37,7 +41,7 @@ pub struct WatchOptions {
     pub exchange: String,
     /// `ltp`, `quote` or `depth`.
     pub mode: String,
-    /// `json`.
+    /// `json` or `msgpack`.
     pub format: String,
     /// `ws://host:port`.
     pub url: String,
@@ -113,7 +117,7 @@ pub async fn watch(
             return 2;
         }
     };
-    let board = Board::new(&plan.instruments, Instant::now());
+    let board = Board::new(&plan.instruments, plan.format == Format::MsgPack, Instant::now());
     let mut viewer = Viewer { plan, board, out, notes, terminal };
     for note in std::mem::take(&mut viewer.plan.notes) {
         viewer.note(&note);
@@ -224,11 +228,17 @@ impl Viewer<'_> {
         mut stop: Pin<&mut F>,
         step: &mut Step,
     ) -> Result<std::convert::Infallible, End> {
+        let offered = (self.plan.format == Format::MsgPack).then_some(SUBPROTOCOL_MSGPACK);
         let mut client = tokio::select! {
             biased;
             () = stop.as_mut() => return Err(End::AsAsked),
-            connected = Client::connect(&self.plan.target, None) => connected?,
+            connected = Client::connect(&self.plan.target, offered) => connected?,
         };
+        if client.subprotocol() != offered {
+            return Err(other_subprotocol(client.subprotocol()));
+        }
+        // Ids and scales hold for one connection.
+        let mut packed = offered.map(|_| Packed::default());
         client.send(&json!({"action": "authenticate", "api_key": self.plan.key}).to_string()).await?;
         let mut redraw = tokio::time::interval(REDRAW);
         redraw.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -255,16 +265,12 @@ impl Viewer<'_> {
                 client.close().await;
                 return Err(End::AsAsked);
             };
-            let text = match message {
-                Message::Text(text) => text,
-                Message::Binary(_) => continue,
-                Message::Closed { code, reason } => return Err(goodbye(code, &reason)),
-            };
-            let Ok(message) = serde_json::from_str::<Value>(&text) else { continue };
-            let before = *step;
-            *step = self.message(&message, before)?;
-            if (before, *step) == (Step::Authenticating, Step::Subscribing) {
-                client.send(&self.subscribe()).await?;
+            for message in messages(message, packed.as_mut())? {
+                let before = *step;
+                *step = self.message(&message, before)?;
+                if (before, *step) == (Step::Authenticating, Step::Subscribing) {
+                    client.send(&self.subscribe()).await?;
+                }
             }
             if self.plan.count.is_some_and(|count| self.board.ticks() >= count) {
                 client.close().await;
@@ -351,6 +357,27 @@ impl Viewer<'_> {
         let _ = writeln!(self.notes, "tickcast watch: {text}");
         self.board.scroll();
     }
+}
+
+/// What one WebSocket message says, as the JSON protocol's objects; `packed` on a MessagePack connection.
+fn messages(message: Message, packed: Option<&mut Packed>) -> Result<Vec<Value>, End> {
+    match (message, packed) {
+        (Message::Text(text), _) => Ok(serde_json::from_str(&text).into_iter().collect()),
+        (Message::Binary(frame), Some(packed)) => packed
+            .messages(&frame)
+            .map_err(|e| End::Failed(format!("the server sent a frame that cannot be read: {e}"))),
+        (Message::Binary(_), None) => Ok(Vec::new()),
+        (Message::Closed { code, reason }, _) => Err(goodbye(code, &reason)),
+    }
+}
+
+fn other_subprotocol(chosen: Option<&str>) -> End {
+    End::Failed(match chosen {
+        None => format!(
+            "the server did not accept the subprotocol {SUBPROTOCOL_MSGPACK}: it does not speak MessagePack; use --format json"
+        ),
+        Some(name) => format!("the server chose the subprotocol {name}, which was not offered"),
+    })
 }
 
 /// What a server's error means to the person at the terminal.

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-/// Latencies above count as this, milliseconds.
-const LATENCY_MS_MAX: u64 = 60_000;
+/// Latencies above count as this.
+const LATENCY_MAX: Duration = Duration::from_secs(60);
 /// Rates are means over at least this long.
 const RATE_WINDOW: Duration = Duration::from_secs(1);
 
@@ -17,7 +17,10 @@ pub(super) struct Board {
     rows: Vec<Row>,
     by_name: HashMap<String, usize>,
     all: Rate,
-    latency_ms: Histogram<u64>,
+    /// Milliseconds, or microseconds when `fine`.
+    latency: Histogram<u64>,
+    /// Ticks carry the server's times in microseconds (MessagePack).
+    fine: bool,
     began: Instant,
     /// Lines of the table on the screen.
     drawn: usize,
@@ -54,7 +57,9 @@ impl Rate {
 }
 
 impl Board {
-    pub(super) fn new(instruments: &[Instrument], now: Instant) -> Self {
+    /// `fine`: latency in microseconds since the server read a tick, instead of milliseconds since its publisher made it.
+    pub(super) fn new(instruments: &[Instrument], fine: bool, now: Instant) -> Self {
+        let latency_max = if fine { LATENCY_MAX.as_micros() } else { LATENCY_MAX.as_millis() } as u64;
         let names: Vec<String> = instruments.iter().map(|i| format!("{:?}", i.as_ref())).collect();
         Board {
             by_name: names.iter().cloned().zip(0..).collect(),
@@ -63,7 +68,8 @@ impl Board {
                 .map(|name| Row { name, first: None, last: None, seen: None, rate: Rate::new(now) })
                 .collect(),
             all: Rate::new(now),
-            latency_ms: Histogram::new_with_bounds(1, LATENCY_MS_MAX, 3).expect("the bounds are valid"),
+            latency: Histogram::new_with_bounds(1, latency_max, 3).expect("the bounds are valid"),
+            fine,
             began: now,
             drawn: 0,
         }
@@ -86,12 +92,28 @@ impl Board {
             row.first.get_or_insert(ltp);
             row.last = Some(ltp);
         }
-        // A publisher whose clock is ahead of ours shows as no latency.
-        let latency = number(data, "timestamp").map(|ms| clock.millis().saturating_sub(ms as u64).min(LATENCY_MS_MAX));
-        if let Some(ms) = latency {
-            self.latency_ms.saturating_record(ms);
+        let mut line = line(&row.name, message, data, clock);
+        if message.get("snapshot").and_then(Value::as_bool) == Some(true) {
+            // Its age is not latency.
+            line += " snapshot";
+            return Some(line);
         }
-        Some(line(&row.name, message, data, latency, clock))
+        // A clock ahead of ours shows as no latency.
+        let since = |key: &str| message.get(key).and_then(Value::as_u64).map(|t| clock.0.saturating_sub(t));
+        let latency = if self.fine {
+            since("t_recv")
+        } else {
+            number(data, "timestamp").map(|ms| clock.millis().saturating_sub(ms as u64))
+        };
+        if let Some(latency) = latency {
+            let latency = latency.min(self.latency.high());
+            self.latency.saturating_record(latency);
+            let _ = write!(line, " latency={}", millis(latency, self.fine, ""));
+        }
+        if let (true, Some(sent)) = (self.fine, since("t_send")) {
+            let _ = write!(line, " sent={}", millis(sent, true, ""));
+        }
+        Some(line)
     }
 
     /// The table in place of the one drawn before.
@@ -141,11 +163,11 @@ impl Board {
     }
 
     fn latency(&self) -> String {
-        if self.latency_ms.is_empty() {
+        if self.latency.is_empty() {
             return "latency unknown (ticks carry no timestamp)".to_owned();
         }
-        let at = |q| self.latency_ms.value_at_quantile(q);
-        format!("latency p50 {} ms  p99 {} ms", at(0.5), at(0.99))
+        let at = |q| millis(self.latency.value_at_quantile(q), self.fine, " ");
+        format!("latency p50 {}  p99 {}", at(0.5), at(0.99))
     }
 
     /// One line about the whole run.
@@ -168,7 +190,12 @@ fn number(data: &Value, key: &str) -> Option<f64> {
     value.as_f64().or_else(|| value.as_str()?.trim().parse().ok()).filter(|n: &f64| n.is_finite())
 }
 
-fn line(name: &str, message: &Value, data: &Value, latency: Option<u64>, clock: Micros) -> String {
+/// Milliseconds with their unit, with two digits more when `time` is in microseconds.
+fn millis(time: u64, fine: bool, blank: &str) -> String {
+    if fine { format!("{:.2}{blank}ms", time as f64 / 1000.0) } else { format!("{time}{blank}ms") }
+}
+
+fn line(name: &str, message: &Value, data: &Value, clock: Micros) -> String {
     let day_ms = clock.millis() % 86_400_000;
     let (h, m, s, ms) = (day_ms / 3_600_000, day_ms / 60_000 % 60, day_ms / 1000 % 60, day_ms % 1000);
     let mode = message.get("mode").and_then(Value::as_u64).and_then(crate::model::Mode::from_int);
@@ -183,9 +210,6 @@ fn line(name: &str, message: &Value, data: &Value, latency: Option<u64>, clock: 
         if let Some((price, quantity)) = best.and_then(|b| Some((number(b, "price")?, number(b, "quantity")?))) {
             let _ = write!(line, " {word}={price}x{quantity}");
         }
-    }
-    if let Some(ms) = latency {
-        let _ = write!(line, " latency={ms}ms");
     }
     line
 }
@@ -206,7 +230,7 @@ mod tests {
     fn board(now: Instant) -> Board {
         let names = [("NSE", "SBIN"), ("NSE_INDEX", "NIFTY")];
         let instruments = names.map(|(venue, symbol)| InstrumentRef { venue, symbol }.to_owned());
-        Board::new(&instruments, now)
+        Board::new(&instruments, false, now)
     }
 
     fn tick(ltp: f64, timestamp: Value) -> Value {
@@ -229,6 +253,21 @@ mod tests {
         let other = json!({"symbol": "TCS", "exchange": "NSE", "mode": 1, "data": {"ltp": 1}});
         assert_eq!(board.tick(&other, Instant::now(), CLOCK), None);
         assert_eq!(board.ticks(), 2);
+    }
+
+    #[test]
+    fn the_servers_own_times_give_a_fine_latency_and_a_snapshot_none() {
+        let now = Instant::now();
+        let mut board = Board { fine: true, ..board(now) };
+        let mut message = tick(812.5, Value::Null);
+        (message["t_recv"], message["t_send"]) = (json!(CLOCK.0 - 1_310), json!(CLOCK.0 - 250));
+        let got = board.tick(&message, now, CLOCK);
+        assert_eq!(got.as_deref(), Some("10:20:30.456Z NSE:SBIN LTP ltp=812.5 latency=1.31ms sent=0.25ms"));
+        assert_eq!(board.latency(), "latency p50 1.31 ms  p99 1.31 ms");
+        (message["snapshot"], message["t_recv"]) = (json!(true), json!(1));
+        let got = board.tick(&message, now, CLOCK);
+        assert_eq!(got.as_deref(), Some("10:20:30.456Z NSE:SBIN LTP ltp=812.5 snapshot"));
+        assert_eq!((board.ticks(), board.latency().as_str()), (2, "latency p50 1.31 ms  p99 1.31 ms"));
     }
 
     #[test]

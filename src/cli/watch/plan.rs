@@ -1,8 +1,8 @@
-//! What `watch` was asked for, checked: instruments, mode and target. Pure.
+//! What `watch` was asked for, checked: instruments, mode, format and target. Pure.
 
 use super::WatchOptions;
 use crate::cli::client::Target;
-use crate::model::{Instrument, InstrumentRef, Mode};
+use crate::model::{Format, Instrument, InstrumentRef, Mode};
 
 /// The protocol's exchange codes; anything else before a colon is part of the symbol, as in Fyers' `TCS:50`.
 const EXCHANGES: [&str; 14] = [
@@ -32,6 +32,7 @@ const INDICES: [(&str, &[&str]); 2] = [
 pub(super) struct Plan {
     pub(super) instruments: Vec<Instrument>,
     pub(super) mode: Mode,
+    pub(super) format: Format,
     pub(super) target: Target,
     pub(super) url: String,
     pub(super) key: String,
@@ -44,13 +45,11 @@ impl Plan {
     /// # Errors
     /// What is wrong and what would be right.
     pub(super) fn new(options: WatchOptions) -> Result<Self, String> {
-        match options.format.as_str() {
-            "json" => {}
-            "msgpack" => {
-                return Err("this version of `watch` reads JSON only; leave --format out or use --format json".into());
-            }
-            other => return Err(format!("--format {other}: expected json")),
-        }
+        let format = match options.format.as_str() {
+            "json" => Format::Json,
+            "msgpack" => Format::MsgPack,
+            other => return Err(format!("--format {other}: expected json or msgpack")),
+        };
         let mode = Mode::from_label(&options.mode)
             .ok_or_else(|| format!("--mode {}: expected ltp, quote or depth", options.mode))?;
         let target = Target::parse(&options.url).map_err(|e| e.to_string())?;
@@ -66,7 +65,7 @@ impl Plan {
             }
         }
         let WatchOptions { url, key, count, .. } = options;
-        Ok(Plan { instruments, mode, target, url, key, count, notes })
+        Ok(Plan { instruments, mode, format, target, url, key, count, notes })
     }
 }
 
@@ -141,8 +140,7 @@ mod tests {
         check(|o| o.symbols.clear(), "tickcast watch RELIANCE");
         check(|o| o.symbols = vec!["NSE:".into()], "expected SYMBOL or EXCHANGE:SYMBOL");
         check(|o| o.mode = "full".into(), "ltp, quote or depth");
-        check(|o| o.format = "msgpack".into(), "--format json");
-        check(|o| o.format = "xml".into(), "expected json");
+        check(|o| o.format = "xml".into(), "expected json or msgpack");
         check(|o| o.url = "wss://h".into(), "TLS");
     }
 }

@@ -1,7 +1,9 @@
 //! The command against a small scripted server behind the real front door.
 
 use super::*;
+use crate::model::{Mode, StreamId};
 use crate::net::accept;
+use crate::wire::msgpack::{self, Field, Head, SNAPSHOTS, TICKS};
 use fastwebsockets::{Frame, OpCode, Payload, Role, WebSocket};
 use std::net::SocketAddr;
 use tokio::sync::{mpsc, watch};
@@ -17,6 +19,10 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
+        Self::that_speaks(false)
+    }
+
+    fn that_speaks(msgpack: bool) -> Self {
         let listener = accept::bind(SocketAddr::from(([127, 0, 0, 1], 0)), 16, 0).expect("bound");
         let url = format!("ws://{}", listener.local_addr().expect("address"));
         let (sink, accepted) = mpsc::channel(8);
@@ -26,7 +32,7 @@ impl Server {
             sessions_per_ip: 8,
             handshakes_max: 8,
             handshake: Duration::from_secs(10),
-            msgpack: false,
+            msgpack,
         };
         let metrics = crate::net::metrics::Metrics::register();
         tokio::task::spawn_local(accept::run(listener, config, metrics, stopping, move |a| {
@@ -62,6 +68,27 @@ async fn read(client: &mut Socket) -> Value {
 async fn send(client: &mut Socket, message: Value) {
     let text = message.to_string();
     client.write_frame(Frame::text(Payload::Borrowed(text.as_bytes()))).await.expect("sent");
+}
+
+/// A binary frame.
+async fn send_bytes(client: &mut Socket, frame: &[u8]) {
+    client.write_frame(Frame::binary(Payload::Borrowed(frame))).await.expect("sent");
+}
+
+/// `[0, map]`
+async fn send_packed(client: &mut Socket, message: Value) {
+    let map = crate::wire::transcode::to_msgpack(message.to_string().as_bytes()).expect("JSON");
+    send_bytes(client, &[&[0x92, 0x00], &map[..]].concat()).await;
+}
+
+/// One LTP of the instrument `id`, price × 10^scale.
+fn packed_tick(kind: u8, id: u32, price: i64) -> Vec<u8> {
+    let now = Micros::now();
+    let head = Head { id: StreamId(id), mode: Mode::Ltp, seq: 1, t_exch: Micros(0), t_recv: now };
+    let mut frame = Vec::new();
+    msgpack::frame_head(&mut frame, kind, now, 1);
+    msgpack::tick(&mut frame, head, &[Field::Price(price)]);
+    frame
 }
 
 fn tick(symbol: &str, exchange: &str, ltp: f64) -> Value {
@@ -221,12 +248,64 @@ async fn in_a_terminal_there_is_a_table_and_ctrl_c_ends_with_a_summary() {
     assert!(notes.contains("1 ticks of 1 of 1 symbols"), "{notes}");
 }
 
+#[tokio::test(flavor = "local")]
+async fn messagepack_is_offered_and_shown_with_names_decimal_prices_and_snapshots() {
+    let mut server = Server::that_speaks(true);
+    let options =
+        WatchOptions { format: "msgpack".into(), count: Some(3), ..options(&server, &["SBIN", "CDS:EURUSD"]) };
+    let script = async {
+        let mut client = server.client().await;
+        assert_eq!(read(&mut client).await, json!({"action": "authenticate", "api_key": "demo-key"}));
+        send_packed(&mut client, json!({"type": "auth", "status": "success"})).await;
+        assert_eq!(read(&mut client).await["symbols"][1], json!({"symbol": "EURUSD", "exchange": "CDS"}));
+        let entry = |symbol: &str, exchange: &str, id: u32, scale: u8| json!({"symbol": symbol, "exchange": exchange, "status": "success", "id": id, "scale": scale});
+        let entries = [entry("SBIN", "NSE", 4, 2), entry("EURUSD", "CDS", 9, 4)];
+        send_packed(&mut client, json!({"type": "subscribe", "status": "success", "subscriptions": entries})).await;
+        for frame in [packed_tick(SNAPSHOTS, 4, 81_205), packed_tick(TICKS, 9, 10_825), packed_tick(TICKS, 4, 81_210)] {
+            send_bytes(&mut client, &frame).await;
+        }
+        let _end = client.read_frame().await;
+    };
+    let (code, out, notes) = beside(options, false, script).await;
+    assert_eq!(code, 0, "{notes}");
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines.len(), 3, "{out}");
+    assert!(lines[0].ends_with("NSE:SBIN LTP ltp=812.05 snapshot"), "{out}");
+    assert!(lines[1].contains("CDS:EURUSD LTP ltp=1.0825 latency=") && lines[1].contains("ms sent="), "{out}");
+    assert!(lines[2].contains("NSE:SBIN LTP ltp=812.1 latency="), "{out}");
+    assert!(notes.contains("3 ticks of 2 of 2 symbols"), "{notes}");
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_server_without_messagepack_is_told_at_once() {
+    let server = Server::start();
+    let options = WatchOptions { format: "msgpack".into(), ..options(&server, &["SBIN"]) };
+    let (code, out, notes) = beside(options, false, async {}).await;
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(notes.contains("did not accept the subprotocol tickcast.v1.msgpack"), "{notes}");
+    assert!(notes.contains("use --format json"), "{notes}");
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_frame_that_is_no_messagepack_ends_it_with_the_reason() {
+    let mut server = Server::that_speaks(true);
+    let options = WatchOptions { format: "msgpack".into(), ..options(&server, &["SBIN"]) };
+    let script = async {
+        let mut client = server.client().await;
+        read(&mut client).await;
+        send_bytes(&mut client, b"{}").await;
+    };
+    let (code, _, notes) = beside(options, false, script).await;
+    assert_eq!(code, 1);
+    assert!(notes.contains("a frame that cannot be read"), "{notes}");
+}
+
 #[tokio::test]
 async fn bad_options_are_exit_2_before_anything_is_opened() {
-    let options = WatchOptions { symbols: vec!["SBIN".into()], format: "msgpack".into(), ..WatchOptions::default() };
+    let options = WatchOptions { symbols: vec!["SBIN".into()], format: "xml".into(), ..WatchOptions::default() };
     let (code, _, notes) = beside(options, false, async {}).await;
     assert_eq!(code, 2);
-    assert!(notes.contains("--format json"), "{notes}");
+    assert!(notes.contains("json or msgpack"), "{notes}");
 }
 
 #[test]
