@@ -50,11 +50,13 @@ fn until_followed(clients: [&mut Client; 3], publisher: &mut Publisher, broker: 
     let is = |n: f64| move |v: &Value| v["symbol"] == "END" && v["data"]["ltp"] == n;
     let mut n = 1.0;
     let [first, others @ ..] = clients;
+    let deadline = Instant::now() + PATIENCE;
     loop {
         publisher.ltp("END", n);
         if first.json_where(is(n))["broker"] == broker {
             break;
         }
+        assert!(Instant::now() < deadline, "the session has not followed");
         n += 1.0;
     }
     first.settled();

@@ -77,9 +77,11 @@ impl Users {
 }
 
 impl Link {
-    /// Takes label and scope of `source`; whether they are others.
+    /// Takes label and scope of `source`. Whether keys must move, which ends in [`Links::announce`].
     fn turn(&mut self, source: Source) -> bool {
-        let changed = (self.source.broker, self.source.scope) != (source.broker, source.scope);
+        let other = (self.source.broker, self.source.scope) != (source.broker, source.scope);
+        let changed = other || self.moving > 0;
+        self.moving += u32::from(changed);
         (self.source.broker, self.source.scope) = (source.broker, source.scope);
         self.handle.set_scope(source.scope);
         changed
@@ -98,6 +100,8 @@ pub(super) struct Link {
     pub(super) rebuild: u64,
     /// Label and scope of what the user receives. A change is told to sessions by its version, which comes last.
     source: Source,
+    /// Changes not yet told: who attaches meanwhile must not go on before its keys have moved.
+    moving: u32,
 }
 
 /// What an attach found.
@@ -134,7 +138,8 @@ impl Links {
             return (attached, false);
         }
         handle.set_scope(source.scope);
-        let link = Link { handle: handle.clone(), broker: Some(broker.clone()), ticket: 1, rebuild: 0, source };
+        let link =
+            Link { handle: handle.clone(), broker: Some(broker.clone()), ticket: 1, rebuild: 0, source, moving: 0 };
         self.0.insert(user, link);
         (Attached { handle, ticket: 1, version: source.version, changed: false }, true)
     }
@@ -148,6 +153,7 @@ impl Links {
     pub(super) fn announce(&mut self, user: UserId, version: u64) {
         if let Some(link) = self.0.get_mut(&user) {
             link.source.version = version;
+            link.moving = link.moving.saturating_sub(1);
         }
     }
 
