@@ -83,7 +83,7 @@ impl Bench {
                 near.writable().await.expect("open");
                 let id = worker.open(near, Format::Json);
                 let takes = (0..SYMBOLS).filter(|s| (s + n as u32).is_multiple_of(stride));
-                worker.activate(id, bytes::Bytes::from_static(b"\x81\x02{}"), takes, |s| Activate {
+                worker.activate(id, Some(bytes::Bytes::from_static(b"\x81\x02{}")), takes, |s| Activate {
                     key: key(s),
                     floor: 0,
                     snapshot: None,

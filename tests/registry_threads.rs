@@ -4,16 +4,17 @@
 use metrics::NoopRecorder;
 use rand::{RngExt, SeedableRng};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 use tickcast::adapter::Report;
 use tickcast::adapter::metrics::AdapterMetrics;
 use tickcast::adapter::scripted::Script;
 use tickcast::adapter::supervisor::{Config as SupervisorConfig, Supervisors};
-use tickcast::model::{Brokers, InstrumentRef, Mode, SessionId, WorkerId};
+use tickcast::model::{Brokers, InstrumentRef, Mode, ScopeId, SessionId, WorkerId};
 use tickcast::registry::metrics::RegistryMetrics;
-use tickcast::registry::{Config, Decision, Member, Outcome, Registry, Want};
+use tickcast::registry::{Config, Decision, Member, Outcome, Registry, ScopedSource, Want};
 use tickcast::shards::{Config as ShardsConfig, Shards};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 const WORKERS: u8 = 3;
 const SYMBOLS: usize = 12;
@@ -70,21 +71,33 @@ async fn live(registry: &Arc<Registry>, id: SessionId, seed: u64) -> (Member, Ve
     (member, held)
 }
 
-#[test]
-fn whatever_the_interleaving_the_broker_ends_up_with_what_is_wanted_and_then_with_nothing() {
+/// A registry with a control thread like the server's.
+struct World {
+    script: Script,
+    shards: Arc<Shards>,
+    registry: Arc<Registry>,
+    stop: oneshot::Sender<()>,
+    control: JoinHandle<()>,
+}
+
+fn world(config: Config) -> World {
     let script = Script::default();
     let shards = Arc::new(Shards::new(&ShardsConfig { shards: 4, ..ShardsConfig::default() }));
     let (adapter_metrics, metrics) =
         metrics::with_local_recorder(&NoopRecorder, || (AdapterMetrics::register([]), RegistryMetrics::register()));
-    // A control thread like the server's.
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (stop, stopped) = oneshot::channel::<()>();
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let handle = control.handle().clone();
     let control = std::thread::spawn(move || control.block_on(async { drop(stopped.await) }));
     let supervisor = SupervisorConfig { linger: Duration::ZERO, ..SupervisorConfig::default() };
     let supervisors = Supervisors::new(supervisor, Arc::new(script.clone()), adapter_metrics, handle);
-    let brokers = Arc::new(Brokers::new());
-    let registry = Registry::new(Config::default(), shards.clone(), brokers, supervisors, metrics);
+    let registry = Registry::new(config, shards.clone(), Arc::new(Brokers::new()), supervisors, metrics);
+    World { script, shards, registry, stop, control }
+}
+
+#[test]
+fn whatever_the_interleaving_the_broker_ends_up_with_what_is_wanted_and_then_with_nothing() {
+    let World { script, shards, registry, stop, control } = world(Config::default());
     // One more session that stays, so that the adapter of the end is the one that is looked at.
     let keeper = SessionId { worker: WorkerId(9), slot: 0, generation: 0 };
     let kept = block_on(registry.attach(keeper, "asha", Some("fake"))).expect("live");
@@ -124,5 +137,69 @@ fn whatever_the_interleaving_the_broker_ends_up_with_what_is_wanted_and_then_wit
     assert_eq!(registry.counts().active, 0);
     drop(stop);
     control.join().expect("no panic");
+    assert_eq!(shards.usage().pins, 0, "every pin was given back");
+}
+
+/// Subscribes and leaves at random without waiting for anybody.
+fn come_and_go(registry: &Registry, member: &Member, id: SessionId, seed: u64) {
+    let mut rng = rand::rngs::SmallRng::seed_from_u64(seed);
+    for _ in 0..3000 {
+        let symbol = format!("S{}", rng.random_range(0..SYMBOLS));
+        if rng.random_bool(0.5) {
+            let (reply, _outcomes) = mpsc::channel(1);
+            let want = Want { instrument: instrument(&symbol), mode: Mode::Ltp, depth: 5 };
+            let decision = &registry.subscribe(member, id, &[want], &reply)[0];
+            assert!(!matches!(decision, Decision::Refused(_)), "{decision:?}");
+        } else {
+            registry.leave_all(member, id, [(instrument(&symbol), Mode::Ltp)]);
+        }
+    }
+}
+
+#[test]
+fn while_the_broker_changes_again_and_again_every_key_ends_up_in_the_scope_of_the_last_one() {
+    let own = ScopedSource { scope: ScopeId(1), broker: "dhan".into(), user: "asha".into() };
+    let World { script, shards, registry, stop, control } = world(Config { sources: vec![own], ..Config::default() });
+    let workers = 0..WORKERS;
+    let members: Vec<_> = workers
+        .map(|w| {
+            let id = SessionId { worker: WorkerId(w), slot: 0, generation: 0 };
+            (id, block_on(registry.attach(id, "asha", Some("angel"))).expect("live"))
+        })
+        .collect();
+    std::thread::scope(|threads| {
+        for (id, member) in &members {
+            let registry = &registry;
+            threads.spawn(move || come_and_go(registry, member, *id, u64::from(id.worker.0)));
+        }
+        for changes in [["dhan", "angel"], ["angel", "dhan"]] {
+            let registry = &registry;
+            threads.spawn(move || {
+                for n in 0..200 {
+                    registry.invalidate("asha", Some(changes[n % 2]));
+                }
+            });
+        }
+    });
+    let wanted = registry.source(members[0].1.user).expect("attached").scope;
+    assert_ne!(registry.counts().active, 0, "something is held");
+    for index in shards.indexes() {
+        shards.with(index, |shard| {
+            for key in shard.keys.iter() {
+                assert_eq!(shard.streams.stream(key.stream).map(|(held, _)| held), Some(wanted), "{:?}", key.name);
+            }
+        });
+    }
+    for (id, member) in &members {
+        let symbols: Vec<_> = (0..SYMBOLS).map(|n| format!("S{n}")).collect();
+        registry.leave_all(member, *id, symbols.iter().map(|s| (instrument(s), Mode::Ltp)));
+        registry.detach(*id, member);
+    }
+    let patience = Duration::from_secs(30);
+    let empty = block_on(async { tokio::time::timeout(patience, script.until(|s| s.alive() == 0)).await });
+    assert!(empty.is_ok(), "no adapter is left");
+    drop(stop);
+    control.join().expect("no panic");
+    assert_eq!(registry.counts().active, 0);
     assert_eq!(shards.usage().pins, 0, "every pin was given back");
 }

@@ -3,17 +3,14 @@
 mod support;
 
 use serde_json::{Value, json};
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
-use support::world::{FakeBroker, Keys};
+use support::world::{Bound, FakeBroker, Keys};
 use support::{Client, Publisher, Server};
 use tickcast::adapter::Report;
 use tickcast::adapter::scripted::{Play, Script};
 use tickcast::config::Settings;
 use tickcast::config::settings::{AdapterKind, BusSource, Normalise};
-use tickcast::zmtp::parser;
 
 /// Subscribes; gives what comes before anything else.
 fn subscribed(client: &mut Client, symbol: &str, mode: u8, snapshot: Option<bool>) -> Vec<Value> {
@@ -142,44 +139,6 @@ fn simulated_values_are_erased_by_the_first_real_tick_and_never_shown_again() {
     assert_eq!(snapshots[0]["data"]["ltp"], 78.5);
     drop((client, late));
     server.finish();
-}
-
-/// A ZMTP publisher that binds, as adapters of one user do.
-struct Bound {
-    listener: TcpListener,
-}
-
-impl Bound {
-    fn new() -> (Self, String) {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let endpoint = format!("tcp://{}", listener.local_addr().expect("bound"));
-        (Bound { listener }, endpoint)
-    }
-
-    /// Waits for the server's connection and subscription.
-    fn accept(&self) -> Publisher {
-        let (mut tcp, _) = self.listener.accept().expect("the server connects");
-        tcp.set_read_timeout(Some(support::PATIENCE)).expect("a timeout");
-        tcp.write_all(&parser::greeting()).expect("sent");
-        let mut greeting = [0; 64];
-        tcp.read_exact(&mut greeting).expect("a greeting");
-        let mut ready = bytes::BytesMut::new();
-        let body = b"\x05READY\x0bSocket-Type\0\0\0\x03PUB";
-        ready.extend_from_slice(&[4, body.len() as u8]);
-        ready.extend_from_slice(body);
-        tcp.write_all(&ready).expect("sent");
-        for _ in 0..2 {
-            skip_frame(&mut tcp);
-        }
-        Publisher { tcp }
-    }
-}
-
-fn skip_frame(tcp: &mut TcpStream) {
-    let mut head = [0; 2];
-    tcp.read_exact(&mut head).expect("a frame");
-    let mut body = vec![0; usize::from(head[1])];
-    tcp.read_exact(&mut body).expect("a body");
 }
 
 #[test]

@@ -11,11 +11,11 @@ mod actor;
 
 use super::{AdapterFactory, metrics::AdapterMetrics};
 use crate::limits;
-use crate::model::UserId;
+use crate::model::{ScopeId, UserId};
 use crate::shards::key::{Call, CallId, CallIds, Fault, FaultCode, KeyName, Op};
 use std::collections::HashSet;
 use std::hash::{BuildHasher, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::runtime;
@@ -182,6 +182,7 @@ pub struct Handle {
     pending: AtomicUsize,
     calls_max: usize,
     generation: AtomicU64,
+    scope: AtomicU16,
     unsettled: AtomicBool,
     nudge: Notify,
     status: watch::Receiver<Status>,
@@ -206,6 +207,17 @@ impl Handle {
     /// The adapter's life, counted from 1. Read it under the lock of the key it is for.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// Whose ticks the user receives now. Read it under the lock of the key it is for: who changes it visits every shard
+    /// afterwards, so a key made with the old one is found there.
+    pub fn scope(&self) -> ScopeId {
+        ScopeId(self.scope.load(Ordering::Acquire))
+    }
+
+    /// The user's broker has changed, and with it whose ticks it receives.
+    pub fn set_scope(&self, scope: ScopeId) {
+        self.scope.store(scope.0, Ordering::Release);
     }
 
     /// Some key waits for a retry.
@@ -266,6 +278,7 @@ impl Supervisors {
             pending: AtomicUsize::new(0),
             calls_max: self.config.calls_max,
             generation: AtomicU64::new(1),
+            scope: AtomicU16::new(ScopeId::SHARED.0),
             unsettled: AtomicBool::new(false),
             nudge: Notify::new(),
             status: seen,

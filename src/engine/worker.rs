@@ -211,18 +211,19 @@ impl Worker {
         }
     }
 
-    /// One step: queues the acknowledgement, enters the delivery index, queues the snapshots. `activate` is called for each
+    /// One step: queues the acknowledgement if there is one, enters the delivery index, queues the snapshots. `activate` is called for each
     /// entry after the acknowledgement stands in the lane; it sets the wanted bit and reads floor and last value in one lock.
     pub fn activate<E>(
         self: &Rc<Self>,
         id: SessionId,
-        ack: Bytes,
+        ack: Option<Bytes>,
         entries: impl IntoIterator<Item = E>,
         mut activate: impl FnMut(E) -> Activate,
     ) {
         let mut inner = self.inner.borrow_mut();
         let Some(connection) = inner.connection(id).filter(|c| !c.doomed) else { return };
-        if connection.outbox.push_control(ack, self.config.lossless) != Verdict::Keep {
+        let lane = self.config.lossless;
+        if ack.is_some_and(|ack| connection.outbox.push_control(ack, lane) != Verdict::Keep) {
             return self.evict(&mut inner, id.slot, Eviction::Overflow);
         }
         let mut snapshots = EncodedBatch::new(Micros(0), Instant::now());

@@ -13,6 +13,8 @@ pub struct Member {
     pub broker: BrokerId,
     /// Whose ticks the user receives.
     pub scope: ScopeId,
+    /// Which change of broker or scope this is as of; compare with [`super::Registry::source`].
+    pub version: u64,
     /// The user's name.
     pub name: Arc<str>,
 }

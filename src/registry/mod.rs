@@ -11,20 +11,24 @@ mod answers;
 pub mod audit;
 pub mod metrics;
 mod owner;
+mod sources;
 mod unavailable;
 mod users;
 
 use self::metrics::RegistryMetrics;
 use self::unavailable::failed;
-use self::users::{Links, Users};
+use self::users::{Attached, Links, Users};
 use crate::adapter::supervisor::{Handle, State, Supervisors, broker_fault};
 use crate::model::{BrokerId, Brokers, InstrumentRef, Mode, ScopeId, SessionId, UserId};
 use crate::shards::key::{Context, Effects, Event, Join, KeyName, Leave, Touched, Waiter};
 use crate::shards::{LockName, Shards, TimedLock};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
+use tokio::sync::watch;
 
 pub use self::answers::{AttachError, Decision, Member, UnsubscribeDecision, Want};
+pub use self::sources::Source;
 pub use crate::shards::key::{Fault, FaultCode, Outcome, RefCounts, Reply};
 
 /// One user's own tick source (`[[bus.source]]`).
@@ -64,6 +68,9 @@ pub struct Registry {
     metrics: RegistryMetrics,
     users: TimedLock<Users>,
     links: TimedLock<Links>,
+    /// See [`Source::version`].
+    versions: AtomicU64,
+    changed: watch::Sender<()>,
 }
 
 impl Registry {
@@ -84,13 +91,15 @@ impl Registry {
             metrics,
             users: TimedLock::new(LockName::User, None, slow, Users::default()),
             links: TimedLock::new(LockName::Adapter, None, slow, Links::default()),
+            versions: AtomicU64::new(0),
+            changed: watch::Sender::new(()),
         })
     }
 
     /// Counts `session` under `user` and waits until the user's adapter is ready, has failed, or the window is over (it
     /// then goes on in the background and subscribes queue). `broker` is what the key store names. Attaching again is
-    /// re-authentication and retry; as another user, the caller detaches the old member first. A first attach that is
-    /// dropped before it is done counts for nothing.
+    /// re-authentication and retry, and with another broker moves all of the user's keys before it waits; as another user,
+    /// the caller detaches the old member first. A first attach that is dropped before it is done counts for nothing.
     ///
     /// # Errors
     /// The broker part failed; the session stays attached.
@@ -102,15 +111,20 @@ impl Registry {
     ) -> Result<Member, AttachError> {
         let (id, name, new) = self.users.with(|users| users.attach(session, user));
         let mut undo = Undo { registry: new.then_some(self), session, user: id };
-        let known = broker.and_then(|b| self.brokers.intern(b).map(|id| (id, b.to_ascii_lowercase())));
-        let Some((broker_id, broker)) = known else {
-            let member = Member { user: id, broker: BrokerId(u16::MAX), scope: ScopeId::SHARED, name };
+        let Some((broker, source)) = broker.and_then(|b| self.source_for(user, b)) else {
+            let nothing = Source { version: 0, broker: BrokerId(u16::MAX), scope: ScopeId::SHARED };
+            // What the user's other sessions hold goes on until its credentials are declared invalid.
+            let Source { version, broker, scope } = self.source(id).unwrap_or(nothing);
+            let member = Member { user: id, broker, scope, name, version };
             undo.registry = None;
             let (text, cause) = ("No broker is configured for this user", "no usable broker row");
             return Err(AttachError { fault: broker_fault(FaultCode::Broker, id, "none", text, cause), member });
         };
-        let member = Member { user: id, broker: broker_id, scope: self.scope_of(user, &broker), name: name.clone() };
-        let (handle, ticket) = self.link(id, &name, broker.into());
+        let Attached { handle, ticket, mut version, changed } = self.link(id, &name, &broker, source);
+        if changed {
+            version = self.move_keys(id);
+        }
+        let member = Member { user: id, broker: source.broker, scope: source.scope, name, version };
         let mut status = handle.status();
         let decided = status.wait_for(|s| s.ticket >= ticket && matches!(s.state, State::Ready | State::Failed(_)));
         let state = match tokio::time::timeout(self.config.attach_window, decided).await {
@@ -184,8 +198,11 @@ impl Registry {
     /// what the key store names now; `None` (revoked) leaves clients without an adapter until they attach again.
     pub fn invalidate(&self, user: &str, broker: Option<&str>) {
         let Some(id) = self.users.with(|users| users.find(user)) else { return };
-        let broker = broker.map(|b| b.to_ascii_lowercase().into());
-        if let Some(handle) = self.links.with(|links| links.rebuild(id, broker)) {
+        let broker = broker.and_then(|b| self.source_for(user, b));
+        if let Some((handle, changed)) = self.links.with(|links| links.rebuild(id, broker)) {
+            if changed {
+                self.move_keys(id);
+            }
             handle.nudge();
         }
     }
@@ -262,25 +279,20 @@ impl Registry {
         }
     }
 
-    fn scope_of(&self, user: &str, broker: &str) -> ScopeId {
-        let own = self.config.sources.iter().find(|s| s.user == user && s.broker.eq_ignore_ascii_case(broker));
-        own.map_or(ScopeId::SHARED, |s| s.scope)
-    }
-
     /// The user's supervisor, made if there is none, told of one more attach.
-    fn link(self: &Arc<Self>, user: UserId, name: &Arc<str>, broker: Arc<str>) -> (Arc<Handle>, u64) {
-        if let Some((handle, ticket)) = self.links.with(|links| links.attach(user, &broker)) {
-            handle.nudge();
-            return (handle, ticket);
+    fn link(self: &Arc<Self>, user: UserId, name: &Arc<str>, broker: &Arc<str>, source: Source) -> Attached {
+        if let Some(attached) = self.links.with(|links| links.attach(user, broker, source)) {
+            attached.handle.nudge();
+            return attached;
         }
         let (handle, unstarted) = self.supervisors.prepare();
-        let (held, ticket, ours) = self.links.with(|links| links.attach_or_insert(user, &broker, handle));
+        let (attached, ours) = self.links.with(|links| links.attach_or_insert(user, broker, source, handle));
         if ours {
-            self.supervisors.start(user, name.clone(), self.clone(), held.clone(), unstarted);
+            self.supervisors.start(user, name.clone(), self.clone(), attached.handle.clone(), unstarted);
         } else {
-            held.nudge();
+            attached.handle.nudge();
         }
-        (held, ticket)
+        attached
     }
 
     fn subscribe_one(
@@ -298,7 +310,7 @@ impl Registry {
         let mut fx = Effects::default();
         let joined = self.shards.with(self.shards.shard_of(instrument), |shard| {
             if !shard.keys.has(user, instrument, mode) {
-                let pinned = shard.streams.pin(member.scope, instrument).ok()?;
+                let pinned = shard.streams.pin(handle.scope(), instrument).ok()?;
                 shard.keys.insert(user, instrument, mode, pinned.stream, pinned.scale);
             }
             let cx = Context { now, generation: handle.generation(), calls: self.supervisors.call_ids() };

@@ -75,8 +75,9 @@ impl Owner for Registry {
                     return None;
                 }
                 // The broker has a feed that nobody wants: the key comes back to life until the broker has let go.
-                // Which scope its ticks have does not matter for that.
-                let pinned = shard.streams.pin(crate::model::ScopeId::SHARED, instrument).ok()?;
+                // Somebody may join it before that.
+                let scope = handle.as_deref()?.scope();
+                let pinned = shard.streams.pin(scope, instrument).ok()?;
                 shard.keys.insert(user, instrument, name.mode, pinned.stream, pinned.scale);
             }
             let generation = handle.as_deref().map_or(0, Handle::generation);

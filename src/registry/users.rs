@@ -3,6 +3,7 @@
 //! Plain data; every method is short and calls nobody. No method of one knows of the other, so that their locks are
 //! never nested. A user's entry goes when its supervisor retires and no session is left; ids are never reused.
 
+use super::sources::Source;
 use crate::adapter::supervisor::Handle;
 use crate::model::{SessionId, UserId};
 use std::collections::{HashMap, HashSet};
@@ -75,6 +76,18 @@ impl Users {
     }
 }
 
+impl Link {
+    /// Takes label and scope of `source`. Whether keys must move, which ends in [`Links::announce`].
+    fn turn(&mut self, source: Source) -> bool {
+        let other = (self.source.broker, self.source.scope) != (source.broker, source.scope);
+        let changed = other || self.moving > 0;
+        self.moving += u32::from(changed);
+        (self.source.broker, self.source.scope) = (source.broker, source.scope);
+        self.handle.set_scope(source.scope);
+        changed
+    }
+}
+
 /// Supervisors by user.
 #[derive(Default)]
 pub(super) struct Links(HashMap<UserId, Link>);
@@ -85,17 +98,32 @@ pub(super) struct Link {
     pub(super) broker: Option<Arc<str>>,
     pub(super) ticket: u64,
     pub(super) rebuild: u64,
+    /// Label and scope of what the user receives. A change is told to sessions by its version, which comes last.
+    source: Source,
+    /// Changes not yet told: who attaches meanwhile must not go on before its keys have moved.
+    moving: u32,
+}
+
+/// What an attach found.
+pub(super) struct Attached {
+    pub(super) handle: Arc<Handle>,
+    pub(super) ticket: u64,
+    /// The source as of the last change that is complete.
+    pub(super) version: u64,
+    /// The source is another one now: keys must move.
+    pub(super) changed: bool,
 }
 
 impl Links {
     /// One more attach to a supervisor that is there.
-    pub(super) fn attach(&mut self, user: UserId, broker: &Arc<str>) -> Option<(Arc<Handle>, u64)> {
+    pub(super) fn attach(&mut self, user: UserId, broker: &Arc<str>, source: Source) -> Option<Attached> {
         let link = self.0.get_mut(&user)?;
         link.ticket += 1;
         if link.broker.as_ref() != Some(broker) {
             link.broker = Some(broker.clone());
         }
-        Some((link.handle.clone(), link.ticket))
+        let changed = link.turn(source);
+        Some(Attached { handle: link.handle.clone(), ticket: link.ticket, version: link.source.version, changed })
     }
 
     /// As `attach`, with `handle` if there is none. Whether it was taken.
@@ -103,14 +131,30 @@ impl Links {
         &mut self,
         user: UserId,
         broker: &Arc<str>,
+        source: Source,
         handle: Arc<Handle>,
-    ) -> (Arc<Handle>, u64, bool) {
-        if let Some((handle, ticket)) = self.attach(user, broker) {
-            return (handle, ticket, false);
+    ) -> (Attached, bool) {
+        if let Some(attached) = self.attach(user, broker, source) {
+            return (attached, false);
         }
-        let link = Link { handle: handle.clone(), broker: Some(broker.clone()), ticket: 1, rebuild: 0 };
+        handle.set_scope(source.scope);
+        let link =
+            Link { handle: handle.clone(), broker: Some(broker.clone()), ticket: 1, rebuild: 0, source, moving: 0 };
         self.0.insert(user, link);
-        (handle, 1, true)
+        (Attached { handle, ticket: 1, version: source.version, changed: false }, true)
+    }
+
+    /// The user's source.
+    pub(super) fn source(&self, user: UserId) -> Option<Source> {
+        self.0.get(&user).map(|l| l.source)
+    }
+
+    /// The user's keys have moved: sessions may follow.
+    pub(super) fn announce(&mut self, user: UserId, version: u64) {
+        if let Some(link) = self.0.get_mut(&user) {
+            link.source.version = version;
+            link.moving = link.moving.saturating_sub(1);
+        }
     }
 
     pub(super) fn handle(&self, user: UserId) -> Option<Arc<Handle>> {
@@ -121,12 +165,14 @@ impl Links {
         self.0.get(&user)
     }
 
-    /// One more demand to rebuild.
-    pub(super) fn rebuild(&mut self, user: UserId, broker: Option<Arc<str>>) -> Option<Arc<Handle>> {
+    /// One more demand to rebuild; without a broker, what is held stays as it is. Whether the source has changed.
+    pub(super) fn rebuild(&mut self, user: UserId, broker: Option<(Arc<str>, Source)>) -> Option<(Arc<Handle>, bool)> {
         let link = self.0.get_mut(&user)?;
         link.rebuild += 1;
+        let (broker, source) = broker.unzip();
         link.broker = broker;
-        Some(link.handle.clone())
+        let changed = source.is_some_and(|source| link.turn(source));
+        Some((link.handle.clone(), changed))
     }
 
     /// Forgets a supervisor unless somebody has attached since `ticket`.

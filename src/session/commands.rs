@@ -204,15 +204,15 @@ async fn authenticate(sessions: &Rc<Sessions>, session: &Rc<Session>, key: Optio
     }
     match attached {
         Ok(member) => {
+            let member = join(sessions, session, member);
             let mut json = Vec::with_capacity(256);
             let broker = sessions.label(member.broker);
             reply::auth_success(&mut json, broker, &identity.user, sessions.config.epoch);
-            join(session, member);
             sessions.reply(session, &json);
             Outcome::Success
         }
         Err(error) => {
-            join(session, error.member);
+            join(sessions, session, error.member);
             let code = match error.fault.code {
                 FaultCode::BrokerInit => ErrorCode::BrokerInitError,
                 FaultCode::BrokerConnection => ErrorCode::BrokerConnectionError,
@@ -229,10 +229,20 @@ fn fresh_member(session: &Session) -> bool {
     matches!(session.state.borrow().phase, Phase::Live { member: None, .. })
 }
 
-/// The registry counts the session under its user, with or without a working broker.
-fn join(session: &Session, member: Member) {
+/// The registry counts the session under its user, with or without a working broker; what it holds already goes on under the
+/// user's present one, which need not be `member`'s any more.
+fn join(sessions: &Sessions, session: &Session, member: Member) -> Member {
     if let Phase::Live { member: held, .. } = &mut session.state.borrow_mut().phase {
-        *held = Some(member);
+        held.get_or_insert_with(|| member.clone());
+    }
+    sessions.follow(session);
+    present_member(session).unwrap_or(member)
+}
+
+fn present_member(session: &Session) -> Option<Member> {
+    match &session.state.borrow().phase {
+        Phase::Live { member, .. } => member.clone(),
+        _ => None,
     }
 }
 
@@ -280,10 +290,8 @@ fn failed_attempt(sessions: &Sessions, session: &Session) -> Outcome {
 
 /// The session's place under its user, or the error frame that says why there is none.
 fn member(sessions: &Sessions, session: &Session, request_id: Option<&RawValue>) -> Option<Member> {
-    let member = match &session.state.borrow().phase {
-        Phase::Live { member, .. } => member.clone(),
-        _ => None,
-    };
+    sessions.follow(session);
+    let member = present_member(session);
     if member.is_none() {
         let message = "Broker adapter not found: authenticate again once the broker is available";
         refuse(sessions, session, ErrorCode::BrokerError, message, request_id);

@@ -13,7 +13,7 @@ use std::hash::{Hash, Hasher};
 /// One subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Subscription {
-    /// What it takes, under the broker name that was the user's when it was made: re-authentication may change that.
+    /// What it takes, under the user's broker name; both follow a change of the broker.
     pub(super) key: FrameKey,
     /// Digits after the point of its integer prices.
     pub(super) scale: u8,
@@ -76,6 +76,13 @@ impl Held {
     /// Removes one subscription.
     pub(super) fn remove(&mut self, instrument: InstrumentRef<'_>, mode: Mode) -> Option<Subscription> {
         self.entries.remove(&KeyRef(instrument, mode))
+    }
+
+    /// The subscription goes on under another frame key.
+    pub(super) fn move_to(&mut self, instrument: InstrumentRef<'_>, mode: Mode, (key, scale): (FrameKey, u8)) {
+        if let Some(held) = self.entries.get_mut(&KeyRef(instrument, mode)) {
+            (held.key, held.scale) = (key, scale);
+        }
     }
 
     /// The modes of `instrument` that an unsubscribe means: the one given; without any, Quote if it is held, else all that are held.

@@ -7,6 +7,7 @@
 //! front door or of brokers. Tests: `transcript`, `errors`, `checklist`, `limits`, `snapshots` and `hostile_clients` in `tests/`.
 
 mod commands;
+mod follow;
 mod held;
 mod metrics;
 mod reader;
@@ -151,6 +152,7 @@ impl Sessions {
         let mut timer = tokio::time::interval(SWEEP);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut due = tokio::time::Instant::now();
+        let mut sources = self.registry.source_changes();
         loop {
             tokio::select! {
                 Some(new) = arrivals.recv() => self.open(new),
@@ -166,6 +168,7 @@ impl Sessions {
                     Some(Control::Revoked(keys)) => self.revoked(&keys),
                     Some(Control::Drain) | None => self.drain(),
                 },
+                Ok(()) = sources.changed() => self.follow_all(),
                 (id, why) = self.worker.next_eviction() => self.evicted(id, why),
                 now = timer.tick() => {
                     heartbeat.beat(Instant::now());

@@ -20,7 +20,7 @@ mod tests;
 pub use call::{CallId, CallIds, Op};
 pub use fault::{Fault, FaultCode};
 pub use machine::{Call, Context, Effects, Event, Join, Key, Leave, Told, retry_delay};
-pub use table::{KeyName, KeyView, RefCounts, Touched};
+pub use table::{KeyName, KeyView, Pin, RefCounts, Touched};
 
 /// All keys of one shard, as the registry fills it.
 pub type KeyTable = table::KeyTable<Waiter>;

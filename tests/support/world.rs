@@ -1,11 +1,12 @@
 //! What stands around a server in protocol tests: a key store with many users, a broker that can refuse, and the check that a
 //! test has left nothing behind.
 
-use super::{Client, Server};
+use super::{Client, Publisher, Server};
 use argon2::password_hash::CustomizedPasswordHasher;
 use argon2::{Argon2, Params};
 use serde_json::{Value, json};
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,6 +14,7 @@ use tickcast::adapter::{Adapter, AdapterFactory, CallError, Command, Io, Report,
 use tickcast::config::Settings;
 use tickcast::config::settings::{KeyStoreSetting, Secret};
 use tickcast::shards::key::FaultCode;
+use tickcast::zmtp::parser;
 
 const PEPPER: &str = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
 const SCHEMA: &str = "
@@ -52,6 +54,11 @@ impl Keys {
     /// The user's broker login is gone.
     pub fn revoke(&self, user: &str) {
         self.execute(&format!("UPDATE auth SET is_revoked = 1 WHERE name = '{user}'"));
+    }
+
+    /// The user logs in at another broker.
+    pub fn log_in(&self, user: &str, broker: &str) {
+        self.execute(&format!("UPDATE auth SET broker = '{broker}', is_revoked = 0 WHERE name = '{user}'"));
     }
 
     /// Nothing can be read from it any more.
@@ -149,6 +156,44 @@ impl Adapter for FakeAdapter {
             }
         })
     }
+}
+
+/// A ZMTP publisher that binds, as adapters of one user do.
+pub struct Bound {
+    listener: TcpListener,
+}
+
+impl Bound {
+    pub fn new() -> (Self, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let endpoint = format!("tcp://{}", listener.local_addr().expect("bound"));
+        (Bound { listener }, endpoint)
+    }
+
+    /// Waits for the server's connection and subscription.
+    pub fn accept(&self) -> Publisher {
+        let (mut tcp, _) = self.listener.accept().expect("the server connects");
+        tcp.set_read_timeout(Some(super::PATIENCE)).expect("a timeout");
+        tcp.write_all(&parser::greeting()).expect("sent");
+        let mut greeting = [0; 64];
+        tcp.read_exact(&mut greeting).expect("a greeting");
+        let mut ready = bytes::BytesMut::new();
+        let body = b"\x05READY\x0bSocket-Type\0\0\0\x03PUB";
+        ready.extend_from_slice(&[4, body.len() as u8]);
+        ready.extend_from_slice(body);
+        tcp.write_all(&ready).expect("sent");
+        for _ in 0..2 {
+            skip_frame(&mut tcp);
+        }
+        Publisher { tcp }
+    }
+}
+
+fn skip_frame(tcp: &mut TcpStream) {
+    let mut head = [0; 2];
+    tcp.read_exact(&mut head).expect("a frame");
+    let mut body = vec![0; usize::from(head[1])];
+    tcp.read_exact(&mut body).expect("a body");
 }
 
 impl Server {

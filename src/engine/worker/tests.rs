@@ -76,7 +76,7 @@ impl Bench {
 
     fn take(&self, peer: &Peer, streams: &[u32]) {
         let ack = Bytes::from(frame_bytes(0, 0, 0));
-        self.worker.activate(peer.id, ack, streams, |s| Activate { key: key(*s), floor: 0, snapshot: None });
+        self.worker.activate(peer.id, Some(ack), streams, |s| Activate { key: key(*s), floor: 0, snapshot: None });
     }
 
     fn is_behind(&self, peer: &Peer) -> bool {
@@ -259,7 +259,7 @@ fn a_snapshot_precedes_ticks_and_ticks_at_its_floor_are_skipped() {
     Bench::run(|mut bench| async move {
         let mut peer = bench.connect().await;
         let snapshot = || Some(frame_bytes(1, 7, 0));
-        bench.worker.activate(peer.id, frame_bytes(0, 0, 0).into(), [1], |s| Activate {
+        bench.worker.activate(peer.id, Some(frame_bytes(0, 0, 0).into()), [1], |s| Activate {
             key: key(s),
             floor: 7,
             snapshot: snapshot(),
@@ -333,7 +333,7 @@ fn a_snapshot_for_one_session_reaches_no_other_that_is_behind_on_its_key() {
         bench.worker.deliver(batch(&[(1, seq)], 1000));
         bench.worker.inner.borrow_mut().connection(new.id).unwrap().outbox.fall_behind(Instant::now());
         // Ingest is further than this worker: the snapshot holds a tick that still stands in the worker's queue.
-        bench.worker.activate(new.id, frame_bytes(0, 0, 0).into(), [1], |s| Activate {
+        bench.worker.activate(new.id, Some(frame_bytes(0, 0, 0).into()), [1], |s| Activate {
             key: key(s),
             floor: seq + 2,
             snapshot: Some(frame_bytes(1, seq + 2, 0)),

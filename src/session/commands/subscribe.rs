@@ -1,7 +1,7 @@
 //! `subscribe`: from entries to acknowledged, ticking subscriptions.
 
 use super::unsubscribe::end_delivery;
-use super::{Outcome, member, refuse};
+use super::{Outcome, member, present_member, refuse};
 use crate::engine::batch::FrameKey;
 use crate::engine::encode::{self, Encoded};
 use crate::engine::normalise::{self, Unit};
@@ -59,7 +59,8 @@ pub(super) async fn subscribe(sessions: &Rc<Sessions>, session: &Rc<Session>, re
     let wants: Vec<Want<'_>> =
         entries.iter().map(|e| Want { instrument: e.instrument.as_ref(), mode: e.mode, depth: levels }).collect();
     session.state.borrow_mut().pending = entries.iter().map(|e| (e.instrument.clone(), e.mode)).collect();
-    let outcomes = ask(sessions, session, &member, &wants).await;
+    let mut outcomes = ask(sessions, session, &member, &wants).await;
+    let member = catch_up(sessions, session, member, &wants, &mut outcomes);
     let mut state = session.state.borrow_mut();
     if state.is_closing() {
         // `close` has released held and pending references alike.
@@ -83,7 +84,7 @@ pub(super) async fn subscribe(sessions: &Rc<Sessions>, session: &Rc<Session>, re
     let label = sessions.label(member.broker);
     let live = sessions.registry.adapter_status(member.user) == "connected";
     let frame = reply::frame(session.format, &ack).into();
-    sessions.worker.activate(session.id, frame, fresh, |fresh| {
+    sessions.worker.activate(session.id, Some(frame), fresh, |fresh| {
         let key = fresh.key;
         let Some(activation) = sessions.shards.activate(fresh.shard, key.stream(), sessions.interest(key)) else {
             // The reference pins the stream, so it is there; were it not, there would be nothing to deliver.
@@ -94,6 +95,26 @@ pub(super) async fn subscribe(sessions: &Rc<Sessions>, session: &Rc<Session>, re
     });
     session.state.borrow_mut().pending = Vec::new();
     outcome
+}
+
+/// The user's broker may have changed while the entries were pending: what was granted is then on other streams.
+fn catch_up(
+    sessions: &Sessions,
+    session: &Session,
+    before: Member,
+    wants: &[Want<'_>],
+    outcomes: &mut [Result<Granted, Fault>],
+) -> Member {
+    sessions.follow(session);
+    let Some(member) = present_member(session).filter(|m| m.version != before.version) else { return before };
+    for (want, granted) in wants.iter().zip(outcomes) {
+        if let Ok(granted) = granted
+            && let Some(pin) = sessions.registry.pin_of(&member, want.instrument, want.mode)
+        {
+            (granted.stream, granted.scale) = (pin.stream, pin.scale);
+        }
+    }
+    member
 }
 
 /// A subscribe that failed halfway was answered with an error: whatever it holds by now is given back, in all three places.

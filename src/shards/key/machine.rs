@@ -363,7 +363,8 @@ impl<W> Key<W> {
         }
     }
 
-    fn known_depth(&self) -> u32 {
+    /// Price levels, as far as known.
+    pub(super) fn known_depth(&self) -> u32 {
         match self.actual {
             Actual::Live { depth } => depth,
             _ => self.depth,

@@ -111,6 +111,17 @@ struct Entry<W> {
     scale: u8,
 }
 
+/// What a key's takers must know of its stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// The stream the key pins.
+    pub stream: StreamId,
+    /// Decimal digits of its integer prices.
+    pub scale: u8,
+    /// Price levels, as far as known.
+    pub depth: u32,
+}
+
 /// All keys of one shard. A key exists while somebody wants it or the broker may have it, and pins its stream for
 /// as long: whoever calls must unpin the stream that a method says is over.
 #[derive(Debug)]
@@ -150,6 +161,22 @@ impl<W> KeyTable<W> {
         let entry = Entry { key: Key::default(), stream, scale };
         let before = self.users.entry(user).or_default().insert(name, entry);
         debug_assert!(before.is_none(), "a key is made once");
+    }
+
+    /// The stream of a key; `None` if there is no such key.
+    pub fn pin_of(&self, user: UserId, instrument: InstrumentRef<'_>, mode: Mode) -> Option<Pin> {
+        let entry = self.users.get(&user)?.get(&KeyRef(instrument, mode))?;
+        Some(Pin { stream: entry.stream, scale: entry.scale, depth: entry.key.known_depth() })
+    }
+
+    /// Gives keys of `user` other streams: those for which `f`, told the present one, answers with stream and scale.
+    /// The pins are the caller's business.
+    pub fn move_pins(&mut self, user: UserId, mut f: impl FnMut(&KeyName, StreamId) -> Option<(StreamId, u8)>) {
+        for (name, entry) in self.users.get_mut(&user).into_iter().flatten() {
+            if let Some((stream, scale)) = f(name, entry.stream) {
+                (entry.stream, entry.scale) = (stream, scale);
+            }
+        }
     }
 
     /// [`Key::join`]; the key must have been made.
