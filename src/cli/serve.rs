@@ -4,6 +4,7 @@ use super::{ServeArgs, check, exit};
 use crate::app::{App, Hooks, Running, StartError};
 use crate::config::{self, Settings, settings::KeyStoreSetting};
 use std::io::{self, Write};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Runs the server until Ctrl-C or SIGTERM; the exit code.
 ///
@@ -19,6 +20,13 @@ pub fn run(args: &ServeArgs, env: Vec<(String, String)>, out: &mut dyn Write, er
         Ok(limit) => tracing::debug!(soft = limit.soft, hard = limit.hard, "open files"),
         Err(error) => tracing::warn!(%error, "the limit of open files could not be raised"),
     }
+    let end = match End::catch() {
+        Ok(end) => end,
+        Err(error) => {
+            writeln!(err, "tickcast: cannot start: signals cannot be caught: {error}")?;
+            return Ok(exit::RUNTIME);
+        }
+    };
     let running = match App::build(settings.clone(), Hooks::default()).and_then(App::spawn) {
         Ok(running) => running,
         Err(error) => {
@@ -29,9 +37,7 @@ pub fn run(args: &ServeArgs, env: Vec<(String, String)>, out: &mut dyn Write, er
     writeln!(out, "{}", running.addresses().ready_line())?;
     out.flush()?;
     banner(&settings, &running, err)?;
-    if let Err(error) = wait_for_the_end() {
-        writeln!(err, "tickcast: cannot wait for signals: {error}")?;
-    }
+    end.wait();
     writeln!(err, "tickcast: draining (clients are told to reconnect) …")?;
     if running.drain() {
         writeln!(err, "tickcast: stopped")?;
@@ -82,16 +88,31 @@ fn banner(settings: &Settings, running: &Running, err: &mut dyn Write) -> io::Re
     err.flush()
 }
 
-/// Blocks until Ctrl-C or SIGTERM.
-fn wait_for_the_end() -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-        tokio::select! {
-            interrupted = tokio::signal::ctrl_c() => interrupted,
-            _ = terminate.recv() => Ok(()),
-        }
-    })
+/// Ctrl-C and SIGTERM, caught from the moment this is made: a signal that comes right behind the ready line drains too.
+struct End {
+    runtime: tokio::runtime::Runtime,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl End {
+    fn catch() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let entered = runtime.enter();
+        let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        drop(entered);
+        Ok(End { runtime, interrupt, terminate })
+    }
+
+    /// Blocks until one of them comes.
+    fn wait(mut self) {
+        self.runtime.block_on(async {
+            tokio::select! {
+                _ = self.interrupt.recv() => {}
+                _ = self.terminate.recv() => {}
+            }
+        });
+    }
 }
 
 fn log_to_stderr(level: &str) {
