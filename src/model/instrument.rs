@@ -3,6 +3,24 @@
 use crate::limits::{SYMBOL_BYTES_MAX, VENUE_BYTES_MAX};
 use std::fmt;
 
+/// The exchange codes of OpenAlgo's protocol. Others work too; these are the ones a metric label or a prefix may name.
+pub const VENUES: [&str; 14] = [
+    "NSE",
+    "NFO",
+    "CDS",
+    "BSE",
+    "BFO",
+    "BCD",
+    "MCX",
+    "NCDEX",
+    "NCO",
+    "CRYPTO",
+    "NSE_INDEX",
+    "BSE_INDEX",
+    "MCX_INDEX",
+    "GLOBAL_INDEX",
+];
+
 /// A borrowed instrument name, as found in a topic or a command. Compared byte for byte, case-sensitively.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InstrumentRef<'a> {

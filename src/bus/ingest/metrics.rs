@@ -2,6 +2,7 @@
 
 use super::{LogGate, age};
 use crate::bus::frames::{Cause, Kind};
+use crate::model::instrument::VENUES;
 use crate::model::{Format, Micros, Mode};
 use crate::shards::Ingested;
 use metrics::{
@@ -12,25 +13,6 @@ use std::time::Instant;
 /// Edges of `tickcast_tick_age_seconds`, seconds.
 pub const TICK_AGE_BUCKETS: (&str, &[f64]) =
     ("tickcast_tick_age_seconds", &[0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0]);
-
-/// Values of the `exchange` label; what is not listed counts as the last.
-const VENUES: [&str; 15] = [
-    "NSE",
-    "NFO",
-    "CDS",
-    "BSE",
-    "BFO",
-    "BCD",
-    "MCX",
-    "NCDEX",
-    "NCO",
-    "CRYPTO",
-    "NSE_INDEX",
-    "BSE_INDEX",
-    "MCX_INDEX",
-    "GLOBAL_INDEX",
-    "other",
-];
 
 /// Handles and per-pass sums of the ingest thread.
 pub struct IngestMetrics {
@@ -50,7 +32,8 @@ pub struct IngestMetrics {
     payloads_decoded: Counter,
     encodes: [[Counter; 2]; 3],
     clock_skew: Counter,
-    price_rounded: [Counter; VENUES.len()],
+    /// By venue, in the order of [`VENUES`]; the last one is every other.
+    price_rounded: Vec<Counter>,
     tick_age: Histogram,
     rejected: Vec<(Counter, LogGate)>,
     pending: Pending,
@@ -108,7 +91,11 @@ impl IngestMetrics {
             payloads_decoded: counter!("tickcast_payloads_decoded_total"),
             encodes,
             clock_skew: counter!("tickcast_clock_skew_total"),
-            price_rounded: VENUES.map(|venue| counter!("tickcast_price_rounded_total", "exchange" => venue)),
+            price_rounded: VENUES
+                .iter()
+                .chain(&["other"])
+                .map(|venue| counter!("tickcast_price_rounded_total", "exchange" => *venue))
+                .collect(),
             tick_age: histogram!("tickcast_tick_age_seconds"),
             rejected,
             pending: Pending::default(),
@@ -155,7 +142,7 @@ impl IngestMetrics {
     pub(super) fn encoded(&mut self, mode: Mode, format: Format, venue: &str, rounded: u32) {
         self.pending.encoded[mode.index()][format as usize] += 1;
         if rounded > 0 {
-            let at = VENUES.iter().position(|v| *v == venue).unwrap_or(VENUES.len() - 1);
+            let at = VENUES.iter().position(|v| *v == venue).unwrap_or(VENUES.len());
             self.price_rounded[at].increment(u64::from(rounded));
         }
     }

@@ -2,25 +2,9 @@
 
 use super::WatchOptions;
 use crate::cli::client::Target;
+use crate::model::instrument::VENUES;
 use crate::model::{Format, Instrument, InstrumentRef, Mode};
 
-/// The protocol's exchange codes; anything else before a colon is part of the symbol, as in Fyers' `TCS:50`.
-const EXCHANGES: [&str; 14] = [
-    "NSE",
-    "NFO",
-    "CDS",
-    "BSE",
-    "BFO",
-    "BCD",
-    "MCX",
-    "NCDEX",
-    "NCO",
-    "CRYPTO",
-    "NSE_INDEX",
-    "BSE_INDEX",
-    "MCX_INDEX",
-    "GLOBAL_INDEX",
-];
 /// Indices that people look for on the exchange that publishes them.
 const INDICES: [(&str, &[&str]); 2] = [
     ("NSE", &["NIFTY", "BANKNIFTY", "FINNIFTY", "MIDCPNIFTY", "NIFTYNXT50", "INDIAVIX"]),
@@ -73,7 +57,8 @@ impl Plan {
 fn resolve(typed: &str, exchange: &str, notes: &mut Vec<String>) -> Result<Instrument, String> {
     let prefixed = typed.split_once(':').map(|(venue, symbol)| (venue.to_ascii_uppercase(), symbol.to_owned()));
     let (venue, symbol) = match prefixed {
-        Some((venue, symbol)) if EXCHANGES.contains(&venue.as_str()) => (venue, symbol),
+        // Anything else before a colon is part of the symbol, as in Fyers' `TCS:50`.
+        Some((venue, symbol)) if VENUES.contains(&venue.as_str()) => (venue, symbol),
         _ => {
             let (venue, symbol) = (exchange.to_ascii_uppercase(), typed.to_ascii_uppercase());
             let is_index = INDICES.iter().any(|(on, names)| *on == venue && names.contains(&symbol.as_str()));
