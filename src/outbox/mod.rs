@@ -14,6 +14,9 @@ use std::collections::VecDeque;
 use std::hash::Hash;
 use std::time::Instant;
 
+/// Spans that a session keeps room for between flushes, counted.
+const SPANS_KEPT: usize = 16;
+
 /// A run of frames of one batch, all of them for this session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
@@ -213,6 +216,14 @@ impl<K: Copy + Eq + Hash> Outbox<K> {
     /// Takes the ticks of the coming flush.
     pub fn take_spans(&mut self) -> SmallVec<[Span; 2]> {
         std::mem::take(&mut self.spans)
+    }
+
+    /// Gives the list of written spans back, so that the next flush need not allocate; a long one is let go.
+    pub fn reuse_spans(&mut self, mut spans: SmallVec<[Span; 2]>) {
+        if self.spans.is_empty() && spans.capacity() <= SPANS_KEPT {
+            spans.clear();
+            self.spans = spans;
+        }
     }
 
     /// Control frames, first to last.

@@ -183,6 +183,7 @@ fn write_all(
             while connection.outbox.pop_control().is_some() {
                 sent.frames[format] += 1;
             }
+            connection.outbox.reuse_spans(spans);
             return Ok(());
         }
         Written::Refused(n) => n,

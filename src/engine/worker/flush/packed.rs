@@ -8,6 +8,7 @@ use super::super::{Connection, NO_WORKER, Sent};
 use crate::model::Micros;
 use crate::outbox::Span;
 use crate::wire::{frame, msgpack};
+use smallvec::SmallVec;
 
 /// Ticks of one frame, bytes.
 const TICKS_BYTES_MAX: usize = msgpack::FRAME_BYTES_MAX - msgpack::FRAME_HEAD_BYTES_MAX;
@@ -18,7 +19,7 @@ pub(super) struct Packed {
     /// First byte of the first frame.
     start: usize,
     /// Per frame: one past its last byte, and how many ticks it and those before it hold.
-    ends: Vec<(usize, usize)>,
+    ends: SmallVec<[(usize, usize); 2]>,
 }
 
 impl Packed {
@@ -47,8 +48,8 @@ impl Packed {
 
 /// Appends frames for `spans`, one per run of live ticks or of snapshots, split before it grows too large.
 pub(super) fn pack(spans: &[Span], batches: &Batches, out: &mut Vec<u8>, t_send: Micros) -> Packed {
-    let mut packed = Packed { start: out.len(), ends: Vec::new() };
-    let mut open = Open { snapshots: false, pieces: Vec::new(), bytes: 0, count: 0, ticks: 0, t_send };
+    let mut packed = Packed { start: out.len(), ends: SmallVec::new() };
+    let mut open = Open { snapshots: false, pieces: SmallVec::new(), bytes: 0, count: 0, ticks: 0, t_send };
     for span in spans {
         let batch = batches.get(span.batch);
         let snapshots = batch.workers == NO_WORKER;
@@ -76,7 +77,8 @@ pub(super) fn pack(spans: &[Span], batches: &Batches, out: &mut Vec<u8>, t_send:
 /// The frame being gathered.
 struct Open<'a> {
     snapshots: bool,
-    pieces: Vec<&'a [u8]>,
+    /// Most sessions take a few runs of a batch: no allocation for them.
+    pieces: SmallVec<[&'a [u8]; 16]>,
     bytes: usize,
     count: usize,
     /// Ticks of the frames closed so far.
@@ -104,12 +106,9 @@ impl<'a> Open<'a> {
 
 /// Appends one binary frame of `count` ticks whose arrays are `pieces`.
 pub(super) fn one_frame(out: &mut Vec<u8>, snapshots: bool, t_send: Micros, count: usize, pieces: &[&[u8]]) {
-    let mut head = Vec::with_capacity(msgpack::FRAME_HEAD_BYTES_MAX);
     let kind = if snapshots { msgpack::SNAPSHOTS } else { msgpack::TICKS };
-    msgpack::frame_head(&mut head, kind, t_send, count);
-    let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
-    let (header, len) = frame::header(frame::Opcode::Binary, head.len() + bytes);
-    out.extend_from_slice(&header[..len]);
-    out.extend_from_slice(&head);
+    let start = frame::begin(out);
+    msgpack::frame_head(out, kind, t_send, count);
     pieces.iter().for_each(|piece| out.extend_from_slice(piece));
+    frame::finish(out, start, frame::Opcode::Binary);
 }
