@@ -11,6 +11,7 @@ pub mod publisher;
 pub mod scripted;
 pub mod sim;
 pub mod supervisor;
+pub mod symbols;
 
 use crate::shards::key::{CallId, FaultCode, KeyName};
 use std::future::Future;
