@@ -74,6 +74,9 @@ pub const PAYLOAD_DEPTH_MAX: usize = 32;
 /// Greeting and READY of a ZMTP peer.
 pub const BUS_HANDSHAKE: Duration = Duration::from_secs(3);
 
+/// A broker's credentials file, bytes.
+pub const CREDENTIALS_BYTES_MAX: u64 = 16 << 10;
+
 /// Sessions at once, counted (setting); also per user and per address.
 pub const SESSIONS_MAX: usize = 10_000;
 /// HTTP upgrade deadline (setting).

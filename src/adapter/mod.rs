@@ -6,7 +6,9 @@
 //! Knows nothing of sessions, references or the client protocol.
 
 pub mod bus;
+mod fields;
 pub mod metrics;
+pub mod native;
 pub mod publisher;
 pub mod scripted;
 pub mod sim;
