@@ -1,0 +1,167 @@
+//! What a Noren connection must remember: the merged state of each instrument, and which ticks a message makes of it.
+//!
+//! In: instruments subscribed and let go, market data. Out: ticks. The rules, of broker-feeds 3.4:
+//! 1. a snapshot merges like a change; nothing is cleared, since the state is as young as the connection; 2. what a change
+//! does not name stays; 3. what does not parse leaves the old value; 4. open, high, low, close and average keep a value
+//! that is not zero when zero comes; 5. every message publishes the merged state, but last-price subscribers hear only of a
+//! price or a feed time; 6. before the snapshot of its stream, only a last price is published; 7. what is let go is
+//! forgotten; 8. exchange and token together say whose it is, the token alone only if one instrument has it.
+//! Tests: `merge/tests.rs` with every vector.
+
+#[cfg(test)]
+mod tests;
+
+use super::decode::{Change, Feed, LevelChange, Stream, TradeTime};
+use crate::adapter::native::tick::{Depth, LEVELS, Level, NativeTick, Price};
+use crate::adapter::symbols::{Dialect, Key};
+use crate::model::Mode;
+use std::collections::HashMap;
+
+/// The server holds copies of last prices back while a stream has last-price ticks of its own, for 16 higher ones at most.
+/// One in time keeps it so, at the cost of a price repeated once in as many messages.
+const REPEAT_LTP: u8 = 15;
+
+/// The instruments of one connection.
+#[derive(Debug, Default)]
+pub struct Book(HashMap<Key, Record>);
+
+/// One instrument.
+#[derive(Debug)]
+struct Record {
+    /// All that is known, whichever stream told it.
+    state: NativeTick,
+    traded: Option<TradeTime>,
+    depth: Depth,
+    /// Whether the streams' snapshots have come.
+    has_touchline: bool,
+    has_depth: bool,
+    /// Messages since the last price was published by itself.
+    since_ltp: u8,
+}
+
+impl Book {
+    /// `key` has been subscribed; what comes for others is dropped.
+    pub fn add(&mut self, key: Key) {
+        self.0.entry(key).or_insert_with(|| Record {
+            state: NativeTick::new(Mode::Quote),
+            traded: None,
+            depth: Depth::default(),
+            has_touchline: false,
+            has_depth: false,
+            since_ltp: 0,
+        });
+    }
+
+    /// Nobody wants `key` any more.
+    pub fn forget(&mut self, key: &Key) {
+        self.0.remove(key);
+    }
+
+    /// Instruments remembered.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Merges `feed` and hands the ticks it makes to `out`: at most one of the last price, then one of the stream's mode.
+    pub fn merge(&mut self, dialect: Dialect, feed: &Feed<'_>, mut out: impl FnMut(Key, NativeTick)) {
+        let Some(key) = self.key(dialect, feed) else { return };
+        let Some(record) = self.0.get_mut(&key) else { return };
+        let is_news = record.apply(&feed.change);
+        let has_snapshot = match feed.stream {
+            Stream::Touchline => &mut record.has_touchline,
+            Stream::Depth => &mut record.has_depth,
+        };
+        *has_snapshot |= feed.is_full;
+        let has_snapshot = *has_snapshot;
+        record.since_ltp = record.since_ltp.saturating_add(1);
+        if record.state.ltp.is_some() && (is_news || record.since_ltp >= REPEAT_LTP) {
+            record.since_ltp = 0;
+            out(key, record.last_price());
+        }
+        if has_snapshot {
+            out(key, record.tick(feed.stream));
+        }
+    }
+
+    fn key(&self, dialect: Dialect, feed: &Feed<'_>) -> Option<Key> {
+        if let Some(exchange) = feed.exchange {
+            return Key::named(dialect, exchange, feed.token);
+        }
+        let mut same = self.0.keys().filter(|key| key.token() == feed.token);
+        same.next().filter(|_| same.next().is_none()).copied()
+    }
+}
+
+impl Record {
+    /// Whether last-price subscribers should hear of it.
+    fn apply(&mut self, change: &Change) -> bool {
+        let state = &mut self.state;
+        for (old, new) in [
+            (&mut state.open, change.open),
+            (&mut state.high, change.high),
+            (&mut state.low, change.low),
+            (&mut state.close, change.close),
+            (&mut state.average_price, change.average_price),
+        ] {
+            let kept = old.filter(|old| *old != Price(0));
+            *old = new.filter(|new| *new != Price(0)).or(kept).or(new).or(*old);
+        }
+        for (old, new) in [
+            (&mut state.ltp, change.ltp),
+            (&mut state.upper_circuit, change.upper_circuit),
+            (&mut state.lower_circuit, change.lower_circuit),
+            (&mut state.week_52_high, change.week_52_high),
+            (&mut state.week_52_low, change.week_52_low),
+        ] {
+            *old = new.or(*old);
+        }
+        for (old, new) in [
+            (&mut state.last_quantity, change.last_quantity),
+            (&mut state.volume, change.volume),
+            (&mut state.total_buy_quantity, change.total_buy_quantity),
+            (&mut state.total_sell_quantity, change.total_sell_quantity),
+            (&mut state.oi, change.oi),
+        ] {
+            *old = new.or(*old);
+        }
+        levels(&mut self.depth.bids, &change.bids);
+        levels(&mut self.depth.asks, &change.asks);
+        self.traded = change.traded.or(self.traded);
+        let feed_ms = change.feed_ms.or(state.exchange_ms);
+        let is_news = change.ltp.is_some() || feed_ms != state.exchange_ms;
+        state.exchange_ms = feed_ms;
+        if let Some(traded) = self.traded {
+            // A time of day gets its day from the feed's time; it is not moved when only that goes on.
+            state.last_trade_ms = match change.traded {
+                None => state.last_trade_ms.or_else(|| traded.ms(feed_ms)),
+                Some(_) => traded.ms(feed_ms),
+            };
+        }
+        is_news
+    }
+
+    fn last_price(&self) -> NativeTick {
+        let NativeTick { ltp, last_trade_ms, exchange_ms, .. } = self.state;
+        NativeTick { ltp, last_trade_ms, exchange_ms, ..NativeTick::new(Mode::Ltp) }
+    }
+
+    fn tick(&self, stream: Stream) -> NativeTick {
+        match stream {
+            Stream::Touchline => NativeTick { mode: Mode::Quote, depth: None, ..self.state.clone() },
+            Stream::Depth => NativeTick { mode: Mode::Depth, depth: Some(self.depth), ..self.state.clone() },
+        }
+    }
+}
+
+fn levels(old: &mut [Level; LEVELS], new: &[LevelChange; LEVELS]) {
+    for (old, new) in old.iter_mut().zip(new) {
+        old.price = new.price.unwrap_or(old.price);
+        old.quantity = new.quantity.unwrap_or(old.quantity);
+        old.orders = new.orders.unwrap_or(old.orders);
+    }
+}
