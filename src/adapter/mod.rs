@@ -16,6 +16,7 @@ pub mod scripted;
 pub mod sim;
 pub mod supervisor;
 pub mod symbols;
+pub mod zerodha;
 
 use crate::shards::key::{CallId, FaultCode, KeyName};
 use std::future::Future;

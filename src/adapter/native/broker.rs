@@ -6,7 +6,8 @@
 
 use super::credentials::Credentials;
 use super::tick::NativeTick;
-use crate::model::{InstrumentRef, Mode};
+use crate::adapter::symbols::{Dialect, FeedExchange, Listing};
+use crate::model::Mode;
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::time::Duration;
@@ -116,23 +117,6 @@ pub struct Order<T> {
     pub fields: serde_json::Map<String, serde_json::Value>,
 }
 
-/// One instrument as the broker knows it, from its table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listing<'a> {
-    /// The broker's key, as it stands in its instrument file.
-    pub token: &'a str,
-    /// The broker's exchange.
-    pub exchange: &'a str,
-}
-
-/// Names of instruments, ours and the broker's.
-pub trait Instruments: Send + Sync {
-    /// What the broker calls an instrument of OpenAlgo's naming.
-    fn find(&self, instrument: InstrumentRef<'_>) -> Option<Listing<'_>>;
-    /// OpenAlgo's name of what the broker calls so.
-    fn name_of(&self, listing: Listing<'_>) -> Option<InstrumentRef<'_>>;
-}
-
 /// One broker's protocol. See the module header for what is asked of it.
 pub trait Broker: Send + Sync + 'static {
     /// What a tick is addressed by.
@@ -140,14 +124,21 @@ pub trait Broker: Send + Sync + 'static {
     /// What one connection remembers.
     type Session: Default + Send;
 
+    /// Whose instrument files it reads.
+    const DIALECT: Dialect;
+    /// Where it is, unless the settings say otherwise.
+    const URL: &'static str;
+    /// What its credentials must hold.
+    const CREDENTIALS: &'static [&'static str];
+
     /// Its numbers.
     fn limits(&self) -> Limits;
 
     /// The token of a listed instrument; `None` when the listing cannot be the broker's.
     fn token(&self, listing: Listing<'_>) -> Option<Self::Token>;
 
-    /// How a token stands in the broker's table, to find its name.
-    fn with_listing<R>(&self, token: &Self::Token, look: impl FnOnce(Listing<'_>) -> R) -> R;
+    /// How a token stands in the broker's files, to find its names.
+    fn listing(&self, token: &Self::Token) -> (FeedExchange, String);
 
     /// How to open a connection to `url` (the setting).
     ///
