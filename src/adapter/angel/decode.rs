@@ -2,12 +2,12 @@
 //!
 //! In: the bytes of one binary message. Out: whose tick it is, and the tick; or why not. Bytes beyond the packet are ignored.
 //! Promises: never panics, prices exact, no time of ours. What the protocol calls dummy (change of open interest) is not
-//! read. Tests: `decode/tests.rs` with every vector.
+//! read. Tests: `decode/tests.rs` with every vector; fuzzed as `angel`.
 
 #[cfg(test)]
 mod tests;
 
-use crate::adapter::native::tick::{Depth, LEVELS, Level, NativeTick, Price};
+use crate::adapter::native::tick::{Depth, LEVELS, Level, NativeTick, Price, check_written};
 use crate::adapter::symbols::{Dialect, Key};
 use crate::model::{Micros, Mode};
 
@@ -80,6 +80,14 @@ pub fn decode(packet: &[u8]) -> Result<(Key, NativeTick), DecodeError> {
         fields.snap(&mut tick);
     }
     Ok((key, tick))
+}
+
+/// Fuzz entry: a packet that is read is long enough, and its tick can be written.
+pub fn fuzz_packet(bytes: &[u8]) {
+    if let Ok((_, tick)) = decode(bytes) {
+        assert!(bytes.len() >= LTP);
+        check_written(&tick);
+    }
 }
 
 /// A packet that is long enough, and the decimal digits of its prices.

@@ -44,6 +44,8 @@ pub struct Request {
     pub headers: Vec<(&'static str, String)>,
     /// What is sent first; may hold secrets.
     pub first: Option<String>,
+    /// What is sent once logged in, before anything is subscribed: the order stream of brokers that want to be asked for it.
+    pub then: Option<String>,
 }
 
 impl Debug for Request {

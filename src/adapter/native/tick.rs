@@ -205,6 +205,13 @@ impl NativeTick {
     }
 }
 
+/// Fuzz entries' check: whatever a decoder made of bytes, its payload is one MessagePack value.
+pub(crate) fn check_written(tick: &NativeTick) {
+    let mut out = Vec::new();
+    tick.write(&mut out, InstrumentRef { venue: "NSE", symbol: "X" }, Micros(0));
+    assert!(rmp_serde::from_slice::<serde::de::IgnoredAny>(&out).is_ok());
+}
+
 fn side(levels: &[Level; LEVELS]) -> impl ExactSizeIterator<Item = (f64, u64, u64)> {
     levels.iter().map(|level| (level.price.rupees(), level.quantity, level.orders))
 }

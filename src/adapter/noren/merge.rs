@@ -6,13 +6,13 @@
 //! that is not zero when zero comes; 5. every message publishes the merged state, but last-price subscribers hear only of a
 //! price or a feed time; 6. before the snapshot of its stream, only a last price is published; 7. what is let go is
 //! forgotten; 8. exchange and token together say whose it is, the token alone only if one instrument has it.
-//! Tests: `merge/tests.rs` with every vector.
+//! Tests: `merge/tests.rs` with every vector; fuzzed as `noren`.
 
 #[cfg(test)]
 mod tests;
 
-use super::decode::{Change, Feed, LevelChange, Stream, TradeTime};
-use crate::adapter::native::tick::{Depth, LEVELS, Level, NativeTick, Price};
+use super::decode::{self, Change, Feed, LevelChange, Message, Stream, TradeTime};
+use crate::adapter::native::tick::{Depth, LEVELS, Level, NativeTick, Price, check_written};
 use crate::adapter::symbols::{Dialect, Key};
 use crate::model::Mode;
 use std::collections::HashMap;
@@ -95,6 +95,20 @@ impl Book {
         let mut same = self.0.keys().filter(|key| key.token() == feed.token);
         same.next().filter(|_| same.next().is_none()).copied()
     }
+}
+
+/// Fuzz entry: lines are messages of one connection. State stays bounded by what is subscribed, and ticks can be written.
+pub fn fuzz_messages(bytes: &[u8]) {
+    let mut book = Book::default();
+    for (exchange, token) in [("NSE", "22"), ("BSE", "22"), ("NFO", "35001")] {
+        book.add(Key::named(Dialect::Shoonya, exchange, token).expect("a key"));
+    }
+    for line in bytes.split(|&c| c == b'\n').filter_map(|line| std::str::from_utf8(line).ok()) {
+        if let Some(Message::Feed(feed)) = decode::decode(line) {
+            book.merge(Dialect::Shoonya, &feed, |_, tick| check_written(&tick));
+        }
+    }
+    assert_eq!(book.len(), 3);
 }
 
 impl Record {

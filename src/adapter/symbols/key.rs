@@ -1,6 +1,6 @@
 //! A broker's key of an instrument as a value: what ticks are addressed by at brokers whose tokens repeat across exchanges.
 
-use super::{Dialect, TOKEN_BYTES_MAX};
+use super::{Dialect, FeedExchange, TOKEN_BYTES_MAX};
 use std::fmt;
 
 /// An exchange's code ([`super::FeedExchange::code`]) and a token. Ordered by exchange, so that messages group by it.
@@ -24,6 +24,12 @@ impl Key {
     /// As [`Key::new`], with the exchange's name.
     pub fn named(dialect: Dialect, exchange: &str, token: &str) -> Option<Self> {
         Key::new(dialect, dialect.exchange(exchange)?.code, token)
+    }
+
+    /// As it stands in the broker's files; `dialect` is the one it was made with.
+    pub fn listing(&self, dialect: Dialect) -> (FeedExchange, String) {
+        let exchange = dialect.exchanges().iter().find(|known| known.code == self.exchange);
+        (*exchange.expect("it was made of one"), self.token().to_owned())
     }
 
     /// The exchange's code.
