@@ -11,8 +11,8 @@ use std::time::Duration;
 
 /// Units of quota, (instrument, mode) pairs, of one connection.
 const QUOTA: usize = 1000;
-/// Units kept free: for as long as a mode changes, both are on the wire. So many change at once.
-const SPARE: usize = 10;
+/// Units kept free: while modes change, both are on the wire. Not more instruments change in one go.
+const SPARE: usize = 20;
 
 /// Angel's feed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,8 +30,8 @@ impl Broker for Angel {
         Limits {
             per_connection: QUOTA - SPARE,
             connections: 3,
-            per_message: 100,
-            message_gap: Duration::from_millis(20),
+            per_message: SPARE,
+            message_gap: Duration::from_millis(10),
             // The documents want one every 30 s at least; their own libraries send every 10 s.
             heartbeat: Some(Duration::from_secs(10)),
             silence: Duration::from_secs(25),
@@ -68,10 +68,8 @@ impl Broker for Angel {
     fn messages(&self, changes: &Changes<Key>) -> Vec<String> {
         let mut out = Vec::new();
         request(Action::Unsubscribe, changes.unsubscribe.iter().copied(), &mut out);
-        for some in changes.change.chunks(SPARE) {
-            request(Action::Subscribe, some.iter().map(|&(key, _, to)| (key, to)), &mut out);
-            request(Action::Unsubscribe, some.iter().map(|&(key, from, _)| (key, from)), &mut out);
-        }
+        request(Action::Subscribe, changes.change.iter().map(|&(key, _, to)| (key, to)), &mut out);
+        request(Action::Unsubscribe, changes.change.iter().map(|&(key, from, _)| (key, from)), &mut out);
         request(Action::Subscribe, changes.subscribe.iter().copied(), &mut out);
         out
     }
@@ -172,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_change_of_mode_leaves_no_gap_and_never_needs_more_than_the_spare_units() {
-        let keys: Vec<Key> = (0..25).map(|n| key(1, &n.to_string())).collect();
+        let keys: Vec<Key> = (0..Angel.limits().per_message).map(|n| key(1, &n.to_string())).collect();
         let change = keys.iter().map(|&key| (key, Mode::Ltp, Mode::Depth)).collect();
         let mut held: Vec<(String, u64)> = keys.iter().map(|key| (key.token().to_owned(), 1)).collect();
         for message in sent(&Changes { change, ..Changes::default() }) {

@@ -281,7 +281,7 @@ mod tests {
         let tick = r#"{"t":"tk","e":"NSE","tk":"22","lp":"2345.60"}"#;
         assert_eq!(read(&mut session, tick), []);
         broker.expect(&mut session, &key("NSE", "22"));
-        assert_eq!(read(&mut session, tick).len(), 2, "the last price and the quote");
+        assert_eq!(read(&mut session, tick).len(), 1);
         broker.forget(&mut session, &key("NSE", "22"));
         assert_eq!(read(&mut session, tick), []);
     }

@@ -3,8 +3,8 @@
 //! In: instruments subscribed and let go, market data. Out: ticks. The rules, of broker-feeds 3.4:
 //! 1. a snapshot merges like a change; nothing is cleared, since the state is as young as the connection; 2. what a change
 //! does not name stays; 3. what does not parse leaves the old value; 4. open, high, low, close and average keep a value
-//! that is not zero when zero comes; 5. every message publishes the merged state, but last-price subscribers hear only of a
-//! price or a feed time; 6. before the snapshot of its stream, only a last price is published; 7. what is let go is
+//! that is not zero when zero comes; 5. every message publishes the merged state, and says when last-price subscribers
+//! need not hear of it: neither price nor feed time came; 6. before the snapshot of its stream, only a last price is published; 7. what is let go is
 //! forgotten; 8. exchange and token together say whose it is, the token alone only if one instrument has it.
 //! Tests: `merge/tests.rs` with every vector; fuzzed as `noren`.
 
@@ -16,10 +16,6 @@ use crate::adapter::native::tick::{Depth, LEVELS, Level, NativeTick, Price, chec
 use crate::adapter::symbols::{Dialect, Key};
 use crate::model::Mode;
 use std::collections::HashMap;
-
-/// The server holds copies of last prices back while a stream has last-price ticks of its own, for 16 higher ones at most.
-/// One in time keeps it so, at the cost of a price repeated once in as many messages.
-const REPEAT_LTP: u8 = 15;
 
 /// The instruments of one connection.
 #[derive(Debug, Default)]
@@ -35,8 +31,6 @@ struct Record {
     /// Whether the streams' snapshots have come.
     has_touchline: bool,
     has_depth: bool,
-    /// Messages since the last price was published by itself.
-    since_ltp: u8,
 }
 
 impl Book {
@@ -48,7 +42,6 @@ impl Book {
             depth: Depth::default(),
             has_touchline: false,
             has_depth: false,
-            since_ltp: 0,
         });
     }
 
@@ -67,8 +60,8 @@ impl Book {
         self.0.is_empty()
     }
 
-    /// Merges `feed` and hands the ticks it makes to `out`: at most one of the last price, then one of the stream's mode.
-    pub fn merge(&mut self, dialect: Dialect, feed: &Feed<'_>, mut out: impl FnMut(Key, NativeTick)) {
+    /// Merges `feed` and hands the tick it makes, if any, to `out`.
+    pub fn merge(&mut self, dialect: Dialect, feed: &Feed<'_>, out: impl FnOnce(Key, NativeTick)) {
         let Some(key) = self.key(dialect, feed) else { return };
         let Some(record) = self.0.get_mut(&key) else { return };
         let is_news = record.apply(&feed.change);
@@ -78,13 +71,11 @@ impl Book {
         };
         *has_snapshot |= feed.is_full;
         let has_snapshot = *has_snapshot;
-        record.since_ltp = record.since_ltp.saturating_add(1);
-        if record.state.ltp.is_some() && (is_news || record.since_ltp >= REPEAT_LTP) {
-            record.since_ltp = 0;
-            out(key, record.last_price());
-        }
         if has_snapshot {
-            out(key, record.tick(feed.stream));
+            let tick = record.tick(feed.stream);
+            out(key, NativeTick { ltp_unchanged: tick.ltp.is_some() && !is_news, ..tick });
+        } else if is_news && record.state.ltp.is_some() {
+            out(key, record.last_price());
         }
     }
 

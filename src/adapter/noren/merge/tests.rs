@@ -43,9 +43,9 @@ fn rupees(text: &str) -> Option<Price> {
     Price::from_text(text)
 }
 
-/// (mode, last price) of each tick of each step.
-fn prices(name: &str) -> Vec<Vec<(Mode, Option<f64>)>> {
-    let of = |tick: &NativeTick| (tick.mode, tick.ltp.map(Price::rupees));
+/// (mode, last price, whether that is news) of the tick of each step.
+fn prices(name: &str) -> Vec<Vec<(Mode, Option<f64>, bool)>> {
+    let of = |tick: &NativeTick| (tick.mode, tick.ltp.map(Price::rupees), !tick.ltp_unchanged);
     ticks(name).iter().map(|ticks| ticks.iter().map(of).collect()).collect()
 }
 
@@ -107,7 +107,8 @@ fn where_overwriting_is_right_the_merged_state_is_published_whole() {
     ] {
         let steps = case(name)["steps"].as_array().expect("steps").clone();
         for (at, (ticks, step)) in ticks(name).iter().zip(&steps).enumerate() {
-            assert_eq!(ticks.last(), Some(&expected(&step["merged_state"])), "step {at} of {name}");
+            let got = ticks.last().map(|tick| NativeTick { ltp_unchanged: false, ..tick.clone() });
+            assert_eq!(got, Some(expected(&step["merged_state"])), "step {at} of {name}");
         }
     }
 }
@@ -125,32 +126,17 @@ fn open_interest_is_the_contracts_and_an_emptied_level_is_empty() {
 #[test]
 fn last_price_subscribers_hear_of_a_price_or_a_time_and_not_of_the_book() {
     // Choice: OpenAlgo repeats the old price at every change of the book.
-    let both = |ltp| vec![(Mode::Ltp, Some(ltp)), (Mode::Quote, Some(ltp))];
-    let want = vec![both(2950.5), vec![(Mode::Quote, Some(2950.5))], both(2950.5)];
-    assert_eq!(prices("touchline_book_only_delta"), want);
-}
-
-#[test]
-fn book_changes_repeat_the_last_price_often_enough_that_the_server_makes_no_copies_of_it() {
-    let case = case("touchline_book_only_delta");
-    let mut book = book(&case);
-    take(&mut book, case["steps"][0]["message"].as_str().expect("text"));
-    let mut quiet = 0;
-    for n in 0..100 {
-        let text = format!("{{\"t\":\"tf\",\"e\":\"NSE\",\"tk\":\"2885\",\"bq1\":\"{n}\"}}");
-        let ticks = take(&mut book, &text);
-        quiet = if ticks.len() == 2 { 0 } else { quiet + 1 };
-        assert!(quiet < 16, "{n}: the server would take the quote's price for a new one");
-    }
+    let quote = |is_news| [(Mode::Quote, Some(2950.5), is_news)];
+    assert_eq!(prices("touchline_book_only_delta"), [quote(true), quote(false), quote(true)]);
 }
 
 #[test]
 fn before_the_snapshot_only_a_last_price_is_published() {
-    assert_eq!(prices("delta_before_snapshot"), [[(Mode::Ltp, Some(2951.0))]]);
+    assert_eq!(prices("delta_before_snapshot"), [[(Mode::Ltp, Some(2951.0), true)]]);
     // The same message with numbers instead of texts.
-    assert_eq!(prices("numbers_not_strings"), [[(Mode::Ltp, Some(2951.25))]]);
+    assert_eq!(prices("numbers_not_strings"), [[(Mode::Ltp, Some(2951.25), true)]]);
     // A snapshot before the open has no price: nobody is told that it is zero.
-    assert_eq!(prices("zero_volume_preopen"), [[(Mode::Quote, None)]]);
+    assert_eq!(prices("zero_volume_preopen"), [[(Mode::Quote, None, true)]]);
 }
 
 #[test]
@@ -166,8 +152,8 @@ fn what_does_not_parse_leaves_the_old_value_and_is_no_news() {
     let steps = ticks("non_numeric_values");
     let first = steps[0].last().expect("a tick");
     // Choice: OpenAlgo publishes a last price of 0 here.
-    assert_eq!(steps[1], std::slice::from_ref(first));
-    assert_eq!(steps[2], std::slice::from_ref(first));
+    let repeated = [NativeTick { ltp_unchanged: true, ..first.clone() }];
+    assert_eq!((&steps[1][..], &steps[2][..]), (&repeated[..], &repeated[..]));
 }
 
 #[test]
@@ -185,16 +171,19 @@ fn equal_tokens_of_two_exchanges_are_two_instruments() {
 
 #[test]
 fn without_an_exchange_a_token_is_enough_only_if_it_is_the_only_one() {
-    assert_eq!(prices("missing_exchange_unique"), [[(Mode::Ltp, Some(2951.0))]]);
+    assert_eq!(prices("missing_exchange_unique"), [[(Mode::Ltp, Some(2951.0), true)]]);
     assert_eq!(prices("missing_exchange_ambiguous"), [[]]);
     assert_eq!(prices("unsubscribed_scrip"), [[]]);
 }
 
 #[test]
 fn both_streams_share_one_state_and_each_serves_its_own_mode_after_its_own_snapshot() {
-    let both = |ltp| vec![(Mode::Ltp, Some(ltp)), (Mode::Quote, Some(ltp))];
-    // The depth stream's change is news of the price; its book is held back until its snapshot.
-    let want = vec![both(2950.5), vec![(Mode::Ltp, Some(2955.0))], vec![(Mode::Quote, Some(2955.0))]];
+    let want = [
+        [(Mode::Quote, Some(2950.5), true)],
+        // The depth stream's change is news of the price; its book is held back until its snapshot.
+        [(Mode::Ltp, Some(2955.0), true)],
+        [(Mode::Quote, Some(2955.0), false)],
+    ];
     assert_eq!(prices("touchline_does_not_feed_depth"), want);
 }
 
