@@ -135,6 +135,8 @@ impl Real {
                 payload: PAYLOAD,
                 encoding: Encoding::MsgPack,
                 serves_lower: true,
+                highest_only: false,
+                repeats_ltp: false,
                 t_recv: Micros(1),
             }));
             self.shards.ingest(group[0].0, &ticks, out);

@@ -23,6 +23,10 @@ pub struct TickIn<'a> {
     pub encoding: Encoding,
     /// Whether the payload has what lower modes need (an `ltp`).
     pub serves_lower: bool,
+    /// See [`crate::model::SourceMessage::highest_only`].
+    pub highest_only: bool,
+    /// Its last price is the one before, so that LTP subscribers need not hear of it.
+    pub repeats_ltp: bool,
     /// When its message was read.
     pub t_recv: Micros,
 }

@@ -29,6 +29,8 @@ fn tick<'a>(symbol: &'a str, mode: Mode, payload: &'a [u8]) -> TickIn<'a> {
         payload,
         encoding: Encoding::Json,
         serves_lower: true,
+        highest_only: false,
+        repeats_ltp: false,
         t_recv: Micros(1),
     }
 }
