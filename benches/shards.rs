@@ -135,6 +135,7 @@ impl Real {
                 payload: PAYLOAD,
                 encoding: Encoding::MsgPack,
                 serves_lower: true,
+                highest_only: false,
                 t_recv: Micros(1),
             }));
             self.shards.ingest(group[0].0, &ticks, out);

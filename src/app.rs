@@ -6,6 +6,7 @@
 
 mod build;
 mod door;
+mod kinds;
 mod rooms;
 mod upkeep;
 

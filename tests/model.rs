@@ -154,6 +154,7 @@ fn tick<'a>(instrument: InstrumentRef<'a>, mode: Mode, payload: &'a [u8], positi
         payload,
         encoding: Encoding::Json,
         serves_lower: true,
+        highest_only: false,
         t_recv: Micros(0),
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod bus;
 mod fields;
+pub mod kinds;
 pub mod metrics;
 pub mod native;
 pub mod publisher;
@@ -86,6 +87,8 @@ pub enum Report {
 pub enum CallError {
     /// The broker refuses this request; the text is for the client.
     Refused(String),
+    /// The broker's connections can carry no more instruments; the text is for the client.
+    Full(String),
     /// Something broke; the text is the true cause, for the log only.
     Failed(String),
 }

@@ -1,17 +1,19 @@
 //! Phase one: every port bound, every queue made, nothing running. Phase two: the threads.
 
 use super::door::front_door;
+use super::kinds::Kinds;
 use super::rooms::{
-    bus_config, bus_specs, door_config, recorder, scoped, session_config, supervisor_config, worker_config,
+    bus_config, bus_specs, door_config, owners, recorder, session_config, supervisor_config, worker_config,
     worker_count,
 };
 use super::upkeep::{self, Upkeep, WorkerGauges};
 use super::{Addresses, Life, Running};
-use crate::adapter::bus::BusAdapter;
+use crate::adapter::AdapterFactory;
 use crate::adapter::metrics::AdapterMetrics;
+use crate::adapter::native::feed::Wiring as FeedWiring;
+use crate::adapter::native::socket::Tls;
 use crate::adapter::sim::{self, SimSwitch};
 use crate::adapter::supervisor::Supervisors;
-use crate::adapter::{Adapter, AdapterFactory};
 use crate::auth::{AuthMetrics, AuthService};
 use crate::bus::endpoints::{BusListeners, EndpointMetrics, Wiring};
 use crate::bus::explode::explode;
@@ -23,7 +25,9 @@ use crate::engine::Worker;
 use crate::engine::metrics::{EngineMetrics, WorkerStats};
 use crate::engine::queue::{Control, TickReceiver, tick_queue};
 use crate::limits;
-use crate::model::{Brokers, ByteBudget, Heartbeats, Micros, SourceSender, WorkerId, source_queue};
+use crate::model::{
+    Brokers, ByteBudget, Heartbeats, Micros, ScopeId, SourceReceiver, SourceSender, WorkerId, source_queue,
+};
 use crate::net::accept;
 use crate::net::admin::{self, AdminState, Readiness, State};
 use crate::registry::metrics::RegistryMetrics;
@@ -110,6 +114,10 @@ pub(super) struct Parts {
     workers: Vec<WorkerParts>,
     ingest: Ingest,
     wake: Arc<Notify>,
+    /// Queues on their way to ingest.
+    sources: (mpsc::Sender<SourceReceiver>, mpsc::Receiver<SourceReceiver>),
+    /// What they may hold together.
+    budget: Arc<ByteBudget>,
     endpoint_metrics: Arc<EndpointMetrics>,
     door_metrics: crate::net::metrics::Metrics,
     session_metrics: SessionMetrics,
@@ -220,15 +228,14 @@ impl App {
             })?;
             workers.push((control, thread));
         }
-        let (sources, new_sources) = mpsc::channel(NEW_SOURCES_MAX);
         let heartbeat = heartbeats.handle("ingest").expect("named above");
-        let (stop, wake, ingest) = (rest_stop.clone(), parts.wake.clone(), parts.ingest);
+        let (stop, wake, ingest, new_sources) = (rest_stop.clone(), parts.wake.clone(), parts.ingest, parts.sources.1);
         let ingest = on_runtime("ingest", move || until(stop, ingest.run(new_sources, wake, heartbeat)))?;
         let wiring = Wiring {
-            budget: ByteBudget::new(settings.bus.queue_bytes_max),
+            budget: parts.budget,
             overflow_budget: ByteBudget::new(settings.bus.queue_bytes_max),
             wake: parts.wake,
-            sources,
+            sources: parts.sources.0,
             explode: explode(parts.brokers.clone()),
             metrics: parts.endpoint_metrics,
         };
@@ -316,13 +323,26 @@ impl Parts {
             seed: None,
         }));
         let mut lock_metrics = shards::metrics::Metrics::register(&shards);
-        let factory = hooks.factory.unwrap_or_else(|| Arc::new(Kinds));
+        let wake = Arc::new(Notify::new());
+        let (sources, new_sources) = mpsc::channel(NEW_SOURCES_MAX);
+        let budget = ByteBudget::new(settings.bus.queue_bytes_max);
+        let factory = hooks.factory.unwrap_or_else(|| {
+            let wiring =
+                FeedWiring { sources: sources.clone(), budget: budget.clone(), wake: wake.clone(), tls: Tls::public() };
+            Arc::new(Kinds::new(settings, wiring))
+        });
         let names: Vec<String> = brokers.iter().map(|(_, name)| name.to_owned()).collect();
         let adapter_metrics = AdapterMetrics::register(names.iter().map(String::as_str));
         let supervisors = Supervisors::new(supervisor_config(settings), factory, adapter_metrics, control.clone());
         let registry_config = registry::Config {
-            sources: scoped(settings)
-                .map(|(scope, s)| ScopedSource { scope, broker: s.broker.clone(), user: s.user.clone() })
+            sources: owners(settings)
+                .iter()
+                .enumerate()
+                .map(|(at, (broker, user))| ScopedSource {
+                    scope: ScopeId(at as u16 + 1),
+                    broker: (*broker).to_owned(),
+                    user: (*user).to_owned(),
+                })
                 .collect(),
             lock_slow: settings.fanout.lock_slow,
             ..Default::default()
@@ -330,7 +350,6 @@ impl Parts {
         let registry =
             Registry::new(registry_config, shards.clone(), brokers.clone(), supervisors, RegistryMetrics::register());
         registry.lock_stats().into_iter().for_each(|stats| lock_metrics.watch(Arc::clone(stats)));
-        let wake = Arc::new(Notify::new());
         let (mut workers, mut ends) = (Vec::new(), Vec::new());
         for id in 0..worker_count(settings) {
             let (ticks_tx, ticks) = tick_queue(settings.fanout.worker_queue_bytes_max, wake.clone());
@@ -346,7 +365,7 @@ impl Parts {
                 let stop = switch.clone();
                 (Some((switch, tx)), Some(SimEnd { source, stop: Box::new(move || _ = stop.stop()) }))
             }
-            AdapterKind::Bus => (None, None),
+            AdapterKind::Bus | AdapterKind::Native(_) => (None, None),
         };
         let (invalidate, invalidations) = mpsc::channel(INVALIDATIONS_MAX);
         let ingest_config = IngestConfig {
@@ -371,6 +390,8 @@ impl Parts {
             workers,
             ingest,
             wake,
+            sources: (sources, new_sources),
+            budget,
             endpoint_metrics: Arc::new(EndpointMetrics::register(endpoints)),
             door_metrics: crate::net::metrics::Metrics::register(),
             session_metrics: SessionMetrics::register(),
@@ -382,15 +403,6 @@ impl Parts {
             audit_every: hooks.audit_every.unwrap_or(upkeep::AUDIT),
             epoch: Micros::now().millis(),
         }
-    }
-}
-
-/// The adapter kinds of the settings. `sim` has nobody to call either: its market ticks whatever is subscribed.
-struct Kinds;
-
-impl AdapterFactory for Kinds {
-    fn make(&self, _broker: &str, _user: &str) -> Result<Box<dyn Adapter>, String> {
-        Ok(Box::new(BusAdapter))
     }
 }
 

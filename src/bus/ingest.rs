@@ -208,6 +208,7 @@ impl Ingest {
                             payload: item.payload,
                             encoding: item.encoding,
                             serves_lower: frames::has_ltp(item.payload, item.encoding),
+                            highest_only: message.highest_only,
                             t_recv: message.t_recv,
                         };
                         ticks.push((self.shards.shard_of(instrument), tick));

@@ -24,6 +24,9 @@ pub struct SourceMessage {
     pub t_recv: Micros,
     /// Whose feed it is; fixed for a source.
     pub scope: ScopeId,
+    /// The source sends each tick once, in its highest mode: lower modes are always made from it. A publisher may send a
+    /// tick in several modes instead; then copies are made only of modes it does not send.
+    pub highest_only: bool,
 }
 
 impl SourceMessage {

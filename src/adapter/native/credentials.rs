@@ -73,6 +73,12 @@ impl Credentials {
         value.ok_or_else(|| format!("the credentials have no {name}"))
     }
 
+    /// `text` with every value in it replaced: brokers and libraries repeat what they were sent.
+    pub fn scrub(&self, text: String) -> String {
+        let values = self.0.values().flat_map(|value| [value.as_str(), value.rsplit(':').next().unwrap_or_default()]);
+        values.filter(|value| value.len() >= 4).fold(text, |text, value| text.replace(value, "…"))
+    }
+
     /// Whether they are the ones seen before.
     pub fn fingerprint(&self) -> Fingerprint {
         static SEED: OnceLock<ahash::RandomState> = OnceLock::new();
@@ -166,6 +172,7 @@ mod tests {
         assert_eq!(first.get("pin"), Err("the credentials have no pin".to_owned()));
         let shown = format!("{first:?} {source:?} {:?}", Source::Given(first.clone()));
         assert!(!shown.contains("kitekey") && !shown.contains("tok=1"), "{shown}");
+        assert_eq!(first.scrub("no kitekey:tok=1 here".to_owned()), "no …:… here");
         std::fs::write(&path, "api_key=kitekey\naccess_token=two").expect("ours");
         let second = source.read().expect("readable");
         assert_ne!(first.fingerprint(), second.fingerprint());

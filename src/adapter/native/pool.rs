@@ -156,6 +156,11 @@ impl<T: Clone + Eq + Hash + Ord> Pool<T> {
         self.seats.get(token).and_then(|seat| seat.sent).is_some_and(|sent| sent >= mode)
     }
 
+    /// The connection of an instrument that somebody wants.
+    pub fn row_of(&self, token: &T) -> Option<usize> {
+        self.seats.get(token).map(|seat| seat.row)
+    }
+
     /// Places for connections.
     pub fn rows(&self) -> usize {
         self.rows.len()

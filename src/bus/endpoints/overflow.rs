@@ -126,6 +126,7 @@ impl Overflow {
                         body: newest.payload.clone(),
                         t_recv: newest.t_recv,
                         scope: self.scope,
+                        highest_only: false,
                     });
                 }
                 _ => self.order.pop_front(),
@@ -152,6 +153,7 @@ impl Overflow {
             body: Bytes::copy_from_slice(payload),
             t_recv,
             scope: self.scope,
+            highest_only: false,
         });
         Kept::Waiting
     }

@@ -23,6 +23,8 @@ pub struct TickIn<'a> {
     pub encoding: Encoding,
     /// Whether the payload has what lower modes need (an `ltp`).
     pub serves_lower: bool,
+    /// See [`crate::model::SourceMessage::highest_only`].
+    pub highest_only: bool,
     /// When its message was read.
     pub t_recv: Micros,
 }

@@ -29,6 +29,7 @@ fn tick<'a>(symbol: &'a str, mode: Mode, payload: &'a [u8]) -> TickIn<'a> {
         payload,
         encoding: Encoding::Json,
         serves_lower: true,
+        highest_only: false,
         t_recv: Micros(1),
     }
 }
