@@ -18,6 +18,12 @@ pub(super) fn int(out: &mut Vec<u8>, name: &str, value: u64) {
     mp::write_uint(out, value).expect(NO_FAIL);
 }
 
+/// A name that is there only when it is true.
+pub(super) fn flag(out: &mut Vec<u8>, name: &str) {
+    mp::write_str(out, name).expect(NO_FAIL);
+    mp::write_bool(out, true).expect(NO_FAIL);
+}
+
 /// A name and its price or ratio.
 pub(super) fn float(out: &mut Vec<u8>, name: &str, value: f64) {
     mp::write_str(out, name).expect(NO_FAIL);

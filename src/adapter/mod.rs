@@ -5,11 +5,13 @@
 //! Every kind lives in a file or folder of its own; `app` maps a broker's name to a kind with an [`AdapterFactory`].
 //! Knows nothing of sessions, references or the client protocol.
 
+pub mod angel;
 pub mod bus;
 mod fields;
 pub mod kinds;
 pub mod metrics;
 pub mod native;
+pub mod noren;
 pub mod publisher;
 pub mod scripted;
 pub mod sim;

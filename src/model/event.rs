@@ -35,3 +35,6 @@ impl SourceMessage {
         self.topic.len() + self.body.len()
     }
 }
+
+/// Name of a field that a native feed adds to a tick that only repeats its last price.
+pub const LTP_UNCHANGED: &str = "ltp_unchanged";

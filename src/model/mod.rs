@@ -12,7 +12,7 @@ pub mod price;
 pub mod queue;
 pub mod time;
 
-pub use event::{Encoding, SourceMessage};
+pub use event::{Encoding, LTP_UNCHANGED, SourceMessage};
 pub use heartbeat::{Heartbeat, Heartbeats};
 pub use id::{BrokerId, Brokers, ScopeId, SessionId, StreamId, UserId, WorkerId};
 pub use instrument::{Instrument, InstrumentRef};

@@ -44,6 +44,8 @@ pub struct Request {
     pub headers: Vec<(&'static str, String)>,
     /// What is sent first; may hold secrets.
     pub first: Option<String>,
+    /// What is sent once logged in, before anything is subscribed: the order stream of brokers that want to be asked for it.
+    pub then: Option<String>,
 }
 
 impl Debug for Request {
@@ -163,6 +165,9 @@ pub trait Broker: Send + Sync + 'static {
 
     /// The text messages that bring `changes` about, in order. A change of mode must leave no gap: the new mode first.
     fn messages(&self, changes: &Changes<Self::Token>) -> Vec<String>;
+
+    /// Says that `token` has just been asked for on this connection, in any mode: what comes for it from now on is ours.
+    fn expect(&self, _session: &mut Self::Session, _token: &Self::Token) {}
 
     /// Says that the last subscription of `token` has gone: what is remembered of it is void.
     fn forget(&self, _session: &mut Self::Session, _token: &Self::Token) {}

@@ -5,7 +5,8 @@
 //! server derives the lower ones. Promises: prices are exact ([`Price`]), times are milliseconds since the UNIX epoch,
 //! `ltt` is the exchange's last trade or absent, never our clock. Pure: no clock, no I/O. Tests: at the end.
 
-use crate::adapter::fields::{NO_FAIL, float, int, levels, text};
+use crate::adapter::fields::{NO_FAIL, flag, float, int, levels, text};
+use crate::model::LTP_UNCHANGED;
 use crate::model::price::Decimal;
 use crate::model::{InstrumentRef, Micros, Mode};
 use rmp::encode as mp;
@@ -67,6 +68,8 @@ pub struct NativeTick {
     pub mode: Mode,
     /// Last traded price; a tick without it serves quote and depth subscribers only.
     pub ltp: Option<Price>,
+    /// The last price is repeated because only other fields have changed: last-price subscribers need not hear of it.
+    pub ltp_unchanged: bool,
     /// First price of the day.
     pub open: Option<Price>,
     /// Highest price of the day.
@@ -113,6 +116,7 @@ impl NativeTick {
         NativeTick {
             mode,
             ltp: None,
+            ltp_unchanged: false,
             open: None,
             high: None,
             low: None,
@@ -167,6 +171,9 @@ impl NativeTick {
         map.field(|out| text(out, "exchange", instrument.venue));
         map.field(|out| int(out, "mode", self.mode.int().into()));
         map.price("ltp", self.ltp);
+        if self.ltp_unchanged {
+            map.field(|out| flag(out, LTP_UNCHANGED));
+        }
         map.int("ltt", self.last_trade_ms);
         map.int("exchange_timestamp", self.exchange_ms);
         map.int("timestamp", Some(t_recv.millis()));
@@ -203,6 +210,13 @@ impl NativeTick {
         let fields = map.fields;
         out[head + 1..head + 3].copy_from_slice(&fields.to_be_bytes());
     }
+}
+
+/// Fuzz entries' check: whatever a decoder made of bytes, its payload is one MessagePack value.
+pub(crate) fn check_written(tick: &NativeTick) {
+    let mut out = Vec::new();
+    tick.write(&mut out, InstrumentRef { venue: "NSE", symbol: "X" }, Micros(0));
+    assert!(rmp_serde::from_slice::<serde::de::IgnoredAny>(&out).is_ok());
 }
 
 fn side(levels: &[Level; LEVELS]) -> impl ExactSizeIterator<Item = (f64, u64, u64)> {

@@ -8,6 +8,7 @@
 
 mod angel;
 mod csv;
+mod key;
 mod kite;
 pub mod load;
 mod names;
@@ -15,6 +16,7 @@ mod noren;
 mod openalgo;
 mod summary;
 
+pub use key::Key;
 pub use load::{LoadError, Loaded, Stamp, load};
 pub use summary::{RowError, Summary};
 
@@ -51,7 +53,7 @@ pub enum Dialect {
 pub struct FeedExchange {
     /// As in a Noren scrip; empty at Zerodha, whose tokens are unique.
     pub name: &'static str,
-    /// Angel's exchange type; 0 elsewhere.
+    /// Angel's exchange type; at the Noren brokers a number of ours.
     pub code: u8,
 }
 
@@ -72,13 +74,13 @@ const ANGEL: &[FeedExchange] = &[
     exchange("CDS", 13),
 ];
 const NOREN: &[FeedExchange] = &[
-    exchange("NSE", 0),
-    exchange("BSE", 0),
-    exchange("NFO", 0),
-    exchange("BFO", 0),
-    exchange("CDS", 0),
-    exchange("MCX", 0),
-    exchange("NCX", 0),
+    exchange("NSE", 1),
+    exchange("BSE", 2),
+    exchange("NFO", 3),
+    exchange("BFO", 4),
+    exchange("CDS", 5),
+    exchange("MCX", 6),
+    exchange("NCX", 7),
 ];
 
 impl Dialect {

@@ -157,17 +157,17 @@ fn shoonyas_files_are_read_as_text_and_zip_and_get_the_indices_they_lack() {
     let apart = loaded(Dialect::Shoonya, &apart);
     for Loaded { table, .. } in [&one_zip, &apart] {
         for (venue, symbol, want) in [
-            ("NSE", "ACC", ("NSE", 0, "22", Some(2))),
-            ("NSE", "BAJAJ-AUTO", ("NSE", 0, "16669", Some(2))),
-            ("NSE", "ICICIBANK", ("NSE", 0, "4963", Some(2))),
-            ("NSE_INDEX", "NIFTY", ("NSE", 0, "26000", Some(2))),
-            ("NSE_INDEX", "BANKNIFTY", ("NSE", 0, "26009", Some(2))),
-            ("BSE_INDEX", "SENSEX", ("BSE", 0, "1", None)),
-            ("BSE_INDEX", "BANKEX", ("BSE", 0, "12", None)),
-            ("NFO", "NIFTY28MAR2420000CE", ("NFO", 0, "40494", Some(2))),
-            ("NFO", "NIFTY28MAR24FUT", ("NFO", 0, "60936", Some(2))),
-            ("NFO", "ACC28MAR242512.5PE", ("NFO", 0, "22", Some(2))),
-            ("CDS", "USDINR27MAR2483.25PE", ("CDS", 0, "1612", Some(4))),
+            ("NSE", "ACC", ("NSE", 1, "22", Some(2))),
+            ("NSE", "BAJAJ-AUTO", ("NSE", 1, "16669", Some(2))),
+            ("NSE", "ICICIBANK", ("NSE", 1, "4963", Some(2))),
+            ("NSE_INDEX", "NIFTY", ("NSE", 1, "26000", Some(2))),
+            ("NSE_INDEX", "BANKNIFTY", ("NSE", 1, "26009", Some(2))),
+            ("BSE_INDEX", "SENSEX", ("BSE", 2, "1", None)),
+            ("BSE_INDEX", "BANKEX", ("BSE", 2, "12", None)),
+            ("NFO", "NIFTY28MAR2420000CE", ("NFO", 3, "40494", Some(2))),
+            ("NFO", "NIFTY28MAR24FUT", ("NFO", 3, "60936", Some(2))),
+            ("NFO", "ACC28MAR242512.5PE", ("NFO", 3, "22", Some(2))),
+            ("CDS", "USDINR27MAR2483.25PE", ("CDS", 5, "1612", Some(4))),
         ] {
             assert_eq!(found(table, venue, symbol), Some(want), "{venue}:{symbol}");
         }
@@ -187,9 +187,9 @@ fn shoonyas_files_are_read_as_text_and_zip_and_get_the_indices_they_lack() {
 fn flattrades_files_may_lack_the_exchange_if_their_names_tell_it() {
     let files = ["NSE_Equity.csv", "Nfo_Index_Derivatives.csv"].map(vector);
     let Loaded { table, .. } = loaded(Dialect::Flattrade, &files);
-    assert_eq!(found(&table, "NSE", "ACC"), Some(("NSE", 0, "22", None)));
-    assert_eq!(found(&table, "NSE_INDEX", "NIFTY"), Some(("NSE", 0, "26000", None)));
-    assert_eq!(found(&table, "NFO", "NIFTY28MAR2420000CE"), Some(("NFO", 0, "40494", None)));
+    assert_eq!(found(&table, "NSE", "ACC"), Some(("NSE", 1, "22", None)));
+    assert_eq!(found(&table, "NSE_INDEX", "NIFTY"), Some(("NSE", 1, "26000", None)));
+    assert_eq!(found(&table, "NFO", "NIFTY28MAR2420000CE"), Some(("NFO", 3, "40494", None)));
     assert_eq!(found(&table, "BSE_INDEX", "SENSEX"), None, "only Shoonya is known to feed it unlisted");
     let folder = Folder::new("flattrade");
     let nameless = folder.file("equity.csv", &read("NSE_Equity.csv"));
@@ -279,7 +279,7 @@ fn openalgos_names_come_first_then_the_export_then_the_brokers_dump() {
     let second = loaded(Dialect::Flattrade, &files);
     assert_eq!(names(&second.table, "NSE", "22"), ["NSE:ACC", "NSE:ACCOLD"]);
     assert_eq!(names(&second.table, "NFO", "22"), ["NFO:NIFTY28MAR2420000CE"], "tokens repeat across exchanges");
-    assert_eq!(found(&second.table, "NSE_INDEX", "NIFTY"), Some(("NSE", 0, "26000", None)));
+    assert_eq!(found(&second.table, "NSE_INDEX", "NIFTY"), Some(("NSE", 1, "26000", None)));
     let summary = &second.files[0].1;
     assert_eq!((summary.count(&RowError::Exchange(String::new())), summary.errors()), (1, 2), "{summary}");
 

@@ -6,7 +6,7 @@
 //! beside the tests, `tests/zerodha_vectors.rs`; fuzzed as `kite`.
 
 use crate::adapter::native::broker::Event;
-use crate::adapter::native::tick::{Depth, LEVELS, Level, NativeTick, Price};
+use crate::adapter::native::tick::{Depth, LEVELS, Level, NativeTick, Price, check_written};
 use crate::model::Mode;
 
 /// Shorter messages are the server's heartbeat: a length cannot be read from them.
@@ -42,13 +42,9 @@ pub fn fuzz_message(bytes: &[u8]) {
     let mut events = Vec::new();
     message(bytes, &mut events);
     assert!(events.len() <= bytes.len() / 2 + 1);
-    let mut out = Vec::new();
     for event in &events {
         if let Event::Tick(_, tick) = event {
-            let name = crate::model::InstrumentRef { venue: "NSE", symbol: "X" };
-            out.clear();
-            tick.write(&mut out, name, crate::model::Micros(0));
-            assert!(rmp_serde::from_slice::<serde::de::IgnoredAny>(&out).is_ok());
+            check_written(tick);
         }
     }
 }

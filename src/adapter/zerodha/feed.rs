@@ -64,7 +64,7 @@ impl Broker for Zerodha {
             (false, _) => format!("{url}/?"),
         };
         let url = format!("{url}api_key={}&access_token={}", escaped(key), escaped(token));
-        Ok(Request { url, headers: vec![("X-Kite-Version", "3".to_owned())], first: None })
+        Ok(Request { url, headers: vec![("X-Kite-Version", "3".to_owned())], first: None, then: None })
     }
 
     fn messages(&self, changes: &Changes<u32>) -> Vec<String> {
