@@ -1,9 +1,11 @@
 //! Angel's feed in the whole server, against a stand-in: login, vector prices, modes, reconnects, new tokens, quota, heartbeat.
 
+#[path = "brokers/account.rs"]
+mod account;
 mod brokers;
 mod support;
 
-use brokers::account::Account;
+use account::Account;
 use brokers::angel::Angel;
 use brokers::server::StandIn;
 use serde_json::{Value, json};
@@ -39,7 +41,7 @@ impl World {
         let (account, angel) = (Account::new(&format!("angel-{name}")), StandIn::start(Angel::new(JWT, FEED)));
         account.credentials(&credentials(JWT, FEED));
         let server = account.server("angel", angel.url(), symbols, |settings| {
-            settings.limits.subscriptions_per_client = 5000;
+            settings.limits.subscriptions_per_client = 10_000;
         });
         World { angel, server, account }
     }

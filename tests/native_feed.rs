@@ -82,6 +82,7 @@ impl World {
         let server = Server::start(|settings| {
             settings.brokers.insert("bus".into(), broker);
             settings.limits.subscriptions_per_client = 5000;
+            settings.adapters.linger = std::time::Duration::from_millis(100);
         });
         World { kite, server, folder }
     }

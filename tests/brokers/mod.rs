@@ -1,6 +1,5 @@
 //! Stand-ins for brokers: they speak the real protocol on loopback, and do on request what brokers do on bad days.
 
-pub mod account;
 pub mod angel;
 pub mod kite;
 pub mod noren;

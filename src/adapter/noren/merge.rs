@@ -27,7 +27,8 @@ struct Record {
     /// All that is known, whichever stream told it.
     state: NativeTick,
     traded: Option<TradeTime>,
-    depth: Depth,
+    /// The book, once any level of it has come: indices have none.
+    depth: Option<Depth>,
     /// Whether the streams' snapshots have come.
     has_touchline: bool,
     has_depth: bool,
@@ -39,7 +40,7 @@ impl Book {
         self.0.entry(key).or_insert_with(|| Record {
             state: NativeTick::new(Mode::Quote),
             traded: None,
-            depth: Depth::default(),
+            depth: None,
             has_touchline: false,
             has_depth: false,
         });
@@ -73,6 +74,10 @@ impl Book {
         let has_snapshot = *has_snapshot;
         if has_snapshot {
             let tick = record.tick(feed.stream);
+            // An empty snapshot tells nothing.
+            if tick == NativeTick::new(tick.mode) {
+                return;
+            }
             out(key, NativeTick { ltp_unchanged: tick.ltp.is_some() && !is_news, ..tick });
         } else if is_news && record.state.ltp.is_some() {
             out(key, record.last_price());
@@ -134,8 +139,11 @@ impl Record {
         ] {
             *old = new.or(*old);
         }
-        levels(&mut self.depth.bids, &change.bids);
-        levels(&mut self.depth.asks, &change.asks);
+        if [change.bids, change.asks] != [[LevelChange::default(); LEVELS]; 2] {
+            let depth = self.depth.get_or_insert_default();
+            levels(&mut depth.bids, &change.bids);
+            levels(&mut depth.asks, &change.asks);
+        }
         self.traded = change.traded.or(self.traded);
         let feed_ms = change.feed_ms.or(state.exchange_ms);
         let is_news = change.ltp.is_some() || feed_ms != state.exchange_ms;
@@ -158,7 +166,7 @@ impl Record {
     fn tick(&self, stream: Stream) -> NativeTick {
         match stream {
             Stream::Touchline => NativeTick { mode: Mode::Quote, depth: None, ..self.state.clone() },
-            Stream::Depth => NativeTick { mode: Mode::Depth, depth: Some(self.depth), ..self.state.clone() },
+            Stream::Depth => NativeTick { mode: Mode::Depth, depth: self.depth, ..self.state.clone() },
         }
     }
 }

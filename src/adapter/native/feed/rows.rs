@@ -164,13 +164,13 @@ impl<B: Broker> Feed<B> {
         };
         let (out, queue) = mpsc::channel(OUT_MAX);
         let voice = Voice { row, life: at.life, said: self.said.0.clone() };
-        let (tls, socket, then) = (self.tls.clone(), socket::run, request.then.take());
+        let (tls, socket) = (self.tls.clone(), socket::run);
+        at.then = request.then.take();
         let task = async move {
             socket(request, tls, queue, voice).await;
             Done::Socket
         };
         at.out = Some(out);
-        at.then = then;
         at.socket = Some(self.tasks.spawn(task));
     }
 
