@@ -3,14 +3,21 @@
 //! Settings, docs and the composition root learn from here which kinds there are, what each needs and how to make one.
 
 use super::Adapter;
+use super::angel::Angel;
 use super::native::broker::{Broker, Limits};
 use super::native::feed::{Account, NativeAdapter, Wiring};
+use super::noren::{Flattrade, Shoonya};
 use super::symbols::Dialect;
 use super::zerodha::Zerodha;
 use std::sync::Arc;
 
 /// All of them, one line each.
-pub const KINDS: [NativeKind; 1] = [NativeKind::of::<Zerodha>("zerodha")];
+pub const KINDS: [NativeKind; 4] = [
+    NativeKind::of::<Zerodha>("zerodha"),
+    NativeKind::of::<Angel>("angel"),
+    NativeKind::of::<Flattrade>("flattrade"),
+    NativeKind::of::<Shoonya>("shoonya"),
+];
 
 /// What is known of a native kind without making one.
 #[derive(Clone, Copy)]

@@ -26,7 +26,8 @@ pub struct Angel {
 
 impl Angel {
     pub fn new(jwt: &str, feed_token: &str) -> Self {
-        let right = [("authorization", jwt), ("x-api-key", "key"), ("x-client-code", "A1"), ("x-feed-token", feed_token)];
+        let right =
+            [("authorization", jwt), ("x-api-key", "key"), ("x-client-code", "A1"), ("x-feed-token", feed_token)];
         Angel {
             right: right.map(|(name, value)| (name, value.to_owned())).into(),
             quota: 1000,
@@ -83,9 +84,16 @@ impl Angel {
 
 impl House for Angel {
     fn upgrade(&mut self, client: u64, upgrade: &Upgrade) -> Result<(), String> {
-        let names = [("authorization", "Auth token"), ("x-client-code", "Client Code"), ("x-api-key", "API Key"), ("x-feed-token", "Feed Token")];
+        let names = [
+            ("authorization", "Auth token"),
+            ("x-client-code", "Client Code"),
+            ("x-api-key", "API Key"),
+            ("x-feed-token", "Feed Token"),
+        ];
         let given = |header: &str| upgrade.headers.get(header).map(|value| value.trim_start_matches("Bearer "));
-        if let Some((_, name)) = names.iter().find(|(header, _)| given(header) != self.right.get(header).map(String::as_str)) {
+        if let Some((_, name)) =
+            names.iter().find(|(header, _)| given(header) != self.right.get(header).map(String::as_str))
+        {
             self.refused += 1;
             return Err(format!("401 Unauthorized\r\nx-error-message: Invalid {name}"));
         }
@@ -119,7 +127,8 @@ impl StandIn<Angel> {
 
     /// Waits until exactly `units` are held.
     pub fn await_units(&self, units: &[(u8, u8, &str)]) {
-        let want: BTreeSet<Unit> = units.iter().map(|&(mode, exchange, token)| (mode, exchange, token.to_owned())).collect();
+        let want: BTreeSet<Unit> =
+            units.iter().map(|&(mode, exchange, token)| (mode, exchange, token.to_owned())).collect();
         self.await_house(&format!("the set {want:?}"), |angel| angel.units() == want);
     }
 

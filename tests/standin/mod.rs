@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 pub mod angel;
+pub mod kite;
 pub mod noren;
 
 use sha1::{Digest, Sha1};
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use tickcast::wire::frame::{self, Event, Input, Opcode, Parser};
 
 /// Longest wait for anything that must come.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 /// One message of a client, bytes.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 

@@ -89,7 +89,10 @@ impl Noren {
 
 /// Whether the touchline has the field.
 fn in_touchline(name: &str) -> bool {
-    !matches!(name, "tbq" | "tsq" | "lc" | "uc" | "52h" | "52l") && !name.ends_with(['2', '3', '4', '5']) && !name.starts_with("bo") && !name.starts_with("so")
+    !matches!(name, "tbq" | "tsq" | "lc" | "uc" | "52h" | "52l")
+        && !name.ends_with(['2', '3', '4', '5'])
+        && !name.starts_with("bo")
+        && !name.starts_with("so")
 }
 
 impl House for Noren {
@@ -176,7 +179,9 @@ impl StandIn<Noren> {
         let scrip = format!("{}|{}", part("e"), part("tk"));
         let is_depth = part("t").starts_with('d');
         let to: Vec<u64> = self.with(|noren| {
-            let holds = |session: &Session| if is_depth { session.depth.contains(&scrip) } else { session.touchline.contains(&scrip) };
+            let holds = |session: &Session| {
+                if is_depth { session.depth.contains(&scrip) } else { session.touchline.contains(&scrip) }
+            };
             noren.sessions.iter().filter(|(_, session)| holds(session)).map(|(&to, _)| to).collect()
         });
         self.send(to.iter().copied(), &Out::Text(text.to_owned()));

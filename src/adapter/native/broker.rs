@@ -169,7 +169,7 @@ pub trait Broker: Send + Sync + 'static {
     /// Says that `token` has just been asked for on this connection, in any mode: what comes for it from now on is ours.
     fn expect(&self, _session: &mut Self::Session, _token: &Self::Token) {}
 
-    /// Says that the last subscription of `token` has gone: what is remembered of it is void.
+    /// Says that `token` is being unsubscribed from this connection: what is remembered of it is void.
     fn forget(&self, _session: &mut Self::Session, _token: &Self::Token) {}
 
     /// Reads one message.

@@ -320,11 +320,8 @@ impl<B: Broker> Feed<B> {
         let row = self.pool.row_of(&token);
         if self.pool.release(&token, self.broker.wire_mode(name.mode)) == Some(true) {
             self.names.remove(&token);
-            if let Some(row) = row {
-                self.broker.forget(&mut self.rows[row].session, &token);
-                if row > 0 && !self.pool.is_used(row) {
-                    self.stop(row);
-                }
+            if let Some(row) = row.filter(|&row| row > 0 && !self.pool.is_used(row)) {
+                self.stop(row);
             }
         }
     }

@@ -55,9 +55,15 @@ impl Handover {
     /// Takes one tick; [`Handover::flush`] when the broker's message is over.
     pub(super) fn tick(&mut self, instrument: InstrumentRef<'_>, tick: &NativeTick, t_recv: Micros) {
         self.scratch.clear();
-        tick.write(&mut self.scratch, instrument, t_recv);
         let topic = tick.topic(instrument);
-        if self.is_blocked() {
+        let is_blocked = self.is_blocked();
+        if is_blocked && tick.ltp_unchanged {
+            // The one it may replace could have had a new price that nobody has heard of yet.
+            NativeTick { ltp_unchanged: false, ..tick.clone() }.write(&mut self.scratch, instrument, t_recv);
+        } else {
+            tick.write(&mut self.scratch, instrument, t_recv);
+        }
+        if is_blocked {
             match self.waits.get(&topic) {
                 Some(&at) => {
                     self.waiting[at].1.clone_from(&self.scratch);

@@ -29,6 +29,8 @@ pub(super) struct Row<B: Broker> {
     /// When the next message of instruments may leave.
     pub(super) next_send: Instant,
     out: Option<mpsc::Sender<String>>,
+    /// What is sent once it is up.
+    then: Option<String>,
     socket: Option<AbortHandle>,
     /// What it was opened with, or will be.
     credentials: Credentials,
@@ -56,6 +58,7 @@ impl<B: Broker> Row<B> {
             life: 0,
             next_send: Instant::now(),
             out: None,
+            then: None,
             socket: None,
             credentials: Credentials::default(),
         }
@@ -155,13 +158,14 @@ impl<B: Broker> Feed<B> {
         let at = &mut self.rows[row];
         at.life += 1;
         at.session = B::Session::default();
-        let request = match self.broker.request(&self.account.url, &at.credentials) {
+        let mut request = match self.broker.request(&self.account.url, &at.credentials) {
             Ok(request) => request,
             Err(reason) => return self.tell(row, Input::Lost(reason)),
         };
         let (out, queue) = mpsc::channel(OUT_MAX);
         let voice = Voice { row, life: at.life, said: self.said.0.clone() };
         let (tls, socket) = (self.tls.clone(), socket::run);
+        at.then = request.then.take();
         let task = async move {
             socket(request, tls, queue, voice).await;
             Done::Socket
@@ -184,6 +188,11 @@ impl<B: Broker> Feed<B> {
         self.account.metrics.opened.increment(1);
         self.account.refused.store(0, Ordering::Relaxed);
         self.rows[row].next_send = Instant::now();
+        let then = self.rows[row].then.take();
+        if let (Some(out), Some(then)) = (&self.rows[row].out, then) {
+            // It is new, and therefore empty.
+            let _ = out.try_send(then);
+        }
         self.pool.up(row);
         match self.stage {
             Stage::Starting => self.reports.push_back(Report::Connected),
@@ -237,6 +246,8 @@ impl<B: Broker> Feed<B> {
             at.next_send = now + limits.message_gap;
             let Some(out) = at.out.as_ref().filter(|out| out.capacity() >= OUT_ROOM) else { continue };
             let changes = self.pool.take(row, limits.per_message);
+            changes.unsubscribe.iter().for_each(|(token, _)| self.broker.forget(&mut at.session, token));
+            changes.subscribe.iter().for_each(|(token, _)| self.broker.expect(&mut at.session, token));
             for message in self.broker.messages(&changes) {
                 // There was room; a socket that has ended says so by itself.
                 let _ = out.try_send(message);
