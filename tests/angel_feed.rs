@@ -1,14 +1,14 @@
 //! Angel's feed in the whole server, against a stand-in: login, vector prices, modes, reconnects, new tokens, quota, heartbeat.
 
-#[path = "brokers/account.rs"]
+#[path = "standin/account.rs"]
 mod account;
-mod brokers;
+mod standin;
 mod support;
 
 use account::Account;
-use brokers::angel::Angel;
-use brokers::server::StandIn;
 use serde_json::{Value, json};
+use standin::StandIn;
+use standin::angel::Angel;
 use support::{Client, Server};
 
 const JWT: &str = "jwt-of-today-1234";
@@ -187,9 +187,9 @@ fn damaged_packets_and_notices_are_counted_and_cost_nothing_else() {
     let all = || world.angel.with(|angel| angel.held.keys().copied().collect::<Vec<_>>());
     let damaged = ["truncated_50", "one_byte", "empty", "unknown_mode_9", "unknown_exchange_99", "truncated_snap_200"];
     for name in damaged {
-        world.angel.send(all(), &brokers::server::Out::Binary(vector(name).0));
+        world.angel.send(all(), &standin::Out::Binary(vector(name).0));
     }
-    world.angel.send(all(), &brokers::server::Out::Text(r#"{"errorCode":"E1001","errorMessage":"x"}"#.into()));
+    world.angel.send(all(), &standin::Out::Text(r#"{"errorCode":"E1001","errorMessage":"x"}"#.into()));
     world.angel.tick(&ltp_packet(100));
     assert_eq!(client.tick()["data"]["ltp"], 1.0);
     world.server.await_metric("tickcast_native_damaged_total", &[], damaged.len() as f64);

@@ -1,13 +1,12 @@
 //! A native feed in the whole server, against a stand-in broker: login, ticks, reconnects, new tokens, quotas, orders, modes.
 
-#[path = "brokers/mod.rs"]
-mod brokers;
 #[path = "kite/mod.rs"]
 mod kite_vectors;
+mod standin;
 mod support;
 
-use brokers::kite::{Kite, Seen};
 use serde_json::{Value, json};
+use standin::kite::{Kite, Seen};
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -219,7 +218,7 @@ fn after_a_cut_ticks_resume_with_the_token_of_now_and_exactly_what_is_wanted_is_
         world.folder.credentials(&token);
         world.kite.accept(&token);
         world.kite.cut();
-        world.kite.await_seen(|seen| seen.opened == round + 1);
+        world.kite.await_seen(|seen| seen.accepted == round + 1);
         let seen = world.await_held(&[(INFY, "full"), (SBIN, "ltp")]);
         assert_eq!(seen.tokens.last(), Some(&token), "never the token held before");
         world.kite.price(SBIN, 81_230 + round as i32);
@@ -239,7 +238,7 @@ fn a_broker_that_falls_silent_is_left_and_asked_again() {
     client.subscribe(&["INFY"], 1);
     world.await_held(&[(INFY, "ltp")]);
     world.kite.mute(true);
-    world.kite.await_seen(|seen| seen.opened == 2);
+    world.kite.await_seen(|seen| seen.accepted == 2);
     world.await_held(&[(INFY, "ltp")]);
     world.kite.price(INFY, 100);
     assert_eq!(ltp(&client.tick()), 1.0);
@@ -339,7 +338,7 @@ fn raising_and_lowering_a_mode_costs_an_ltp_subscriber_no_tick() {
     }
     let prices: Vec<i64> = (0..sent).map(|_| (ltp(&watcher.tick()) * 100.0).round() as i64).collect();
     assert_eq!(prices, (1..=i64::from(sent)).collect::<Vec<_>>(), "each once, in order");
-    assert!(world.kite.seen().messages.iter().all(|(_, text)| !text.contains("unsubscribe")), "the feed never stopped");
+    assert!(world.kite.messages().iter().all(|text| !text.contains("unsubscribe")), "the feed never stopped");
 }
 
 #[test]
@@ -382,7 +381,7 @@ fn when_the_last_client_has_gone_the_connection_is_closed_and_nothing_is_left() 
     client.subscribe(&["INFY"], 1);
     world.await_held(&[(INFY, "ltp")]);
     drop(client);
-    world.kite.await_seen(|seen| seen.held.is_empty() && seen.opened == 1);
+    world.kite.await_seen(|seen| seen.held.is_empty() && seen.accepted == 1);
     world.server.await_metric("tickcast_native_connections", &[], 0.0);
     world.server.await_metric("tickcast_native_capacity_left", &[], 0.0);
     assert_eq!(world.server.metric("tickcast_subscriptions_active", &[]), 0.0);

@@ -1,15 +1,15 @@
 //! The feeds of Flattrade and Shoonya in the whole server, against a stand-in: both logins, snapshots and changes, streams,
 //! reconnects, new tokens, refusals, heartbeat, orders, and what stays when the last client goes.
 
-#[path = "brokers/account.rs"]
+#[path = "standin/account.rs"]
 mod account;
-mod brokers;
+mod standin;
 mod support;
 
 use account::Account;
-use brokers::noren::Noren;
-use brokers::server::StandIn;
 use serde_json::{Value, json};
+use standin::StandIn;
+use standin::noren::Noren;
 use support::{Client, Server};
 
 const TOKEN: &str = "token-of-today-1234";

@@ -166,10 +166,10 @@ pub trait Broker: Send + Sync + 'static {
     /// The text messages that bring `changes` about, in order. A change of mode must leave no gap: the new mode first.
     fn messages(&self, changes: &Changes<Self::Token>) -> Vec<String>;
 
-    /// Says that `token` is just being asked for on this connection: what comes for it from now on is ours.
+    /// Says that `token` has just been asked for on this connection, in any mode: what comes for it from now on is ours.
     fn expect(&self, _session: &mut Self::Session, _token: &Self::Token) {}
 
-    /// Says that `token` is just being let go on this connection: what is remembered of it is void.
+    /// Says that `token` is being unsubscribed from this connection: what is remembered of it is void.
     fn forget(&self, _session: &mut Self::Session, _token: &Self::Token) {}
 
     /// Reads one message.

@@ -1,8 +1,7 @@
 //! Angel's SmartStream server: four headers are the login, (instrument, mode) pairs are the quota, `ping` is answered with `pong`, and
 //! ticks go only to whom they are subscribed.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
-use super::server::{House, Out, StandIn, Upgrade};
+use super::{House, Out, StandIn, Upgrade};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -1,8 +1,7 @@
 //! A Noren server: the first message is the login, in both generations; a stream begins with its snapshot and goes on with changes;
 //! order updates go to whoever asked for them; nothing is remembered beyond the connection.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
-use super::server::{House, Out, StandIn, Upgrade};
+use super::{House, Out, StandIn, Upgrade};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeSet, HashMap};
 
