@@ -65,7 +65,7 @@ python_parts() {
     printf '%s' "$stamp" >"$venv/stamp"
   fi
   export E2E_PYTHON=$venv/bin/python E2E_SDK2=$wheel
-  "$E2E_PYTHON" -c 'import kiteconnect, msgpack, openalgo, websocket, zmq'
+  "$E2E_PYTHON" -c 'import kiteconnect, logzero, msgpack, openalgo, websocket, zmq'
 }
 
 captured() {
