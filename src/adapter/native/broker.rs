@@ -94,6 +94,10 @@ pub enum Message<'a> {
 
 /// What a message of the broker means.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are ticks, in a buffer that is used again: no allocation each"
+)]
 pub enum Event<T> {
     /// A tick of this instrument.
     Tick(T, NativeTick),
