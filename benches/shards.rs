@@ -136,6 +136,7 @@ impl Real {
                 encoding: Encoding::MsgPack,
                 serves_lower: true,
                 highest_only: false,
+                repeats_ltp: false,
                 t_recv: Micros(1),
             }));
             self.shards.ingest(group[0].0, &ticks, out);

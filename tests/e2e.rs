@@ -9,12 +9,16 @@ mod kite_vectors;
 mod process;
 mod standin;
 
+#[path = "e2e/angel.rs"]
+mod angel;
 #[path = "e2e/bus.rs"]
 mod bus;
 #[path = "e2e/kite.rs"]
 mod kite;
 #[path = "e2e/msgpack.rs"]
 mod msgpack;
+#[path = "e2e/noren.rs"]
+mod noren;
 #[path = "e2e/python.rs"]
 mod python;
 #[path = "e2e/sdk.rs"]

@@ -155,6 +155,7 @@ fn tick<'a>(instrument: InstrumentRef<'a>, mode: Mode, payload: &'a [u8], positi
         encoding: Encoding::Json,
         serves_lower: true,
         highest_only: false,
+        repeats_ltp: false,
         t_recv: Micros(0),
     }
 }

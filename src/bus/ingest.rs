@@ -209,6 +209,7 @@ impl Ingest {
                             encoding: item.encoding,
                             serves_lower: frames::has_ltp(item.payload, item.encoding),
                             highest_only: message.highest_only,
+                            repeats_ltp: message.highest_only && frames::repeats_ltp(item.payload, item.encoding),
                             t_recv: message.t_recv,
                         };
                         ticks.push((self.shards.shard_of(instrument), tick));

@@ -194,7 +194,8 @@ impl Record {
                 state.own = if tick.highest_only { 0 } else { OWN_TICKS };
                 served[m.index()] = true;
             } else if m < mode {
-                served[m.index()] = tick.serves_lower && state.own == 0;
+                let is_news = m != Mode::Ltp || !tick.repeats_ltp;
+                served[m.index()] = tick.serves_lower && state.own == 0 && is_news;
                 state.own = state.own.saturating_sub(1);
             }
         }

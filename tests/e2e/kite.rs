@@ -75,19 +75,30 @@ fn every_captured_packet_gives_what_zerodha_s_own_library_made_of_it() {
 
 /// The program with asha's account at the stand-in, and asha's key.
 fn program(folder: &Folder, kite: &Kite) -> (Server, String) {
-    let store = folder.path("keys.db");
-    let (code, stdout, stderr) = run(&["keys", "add", "--store", &store, "--user", "asha", "--broker", "zerodha"], &[]);
-    assert_eq!(code, 0, "{stderr}");
-    let credentials = folder.file("zerodha-asha", &format!("api_key={KEY}\naccess_token={TOKEN}\n"));
-    std::fs::set_permissions(&credentials, std::fs::Permissions::from_mode(0o600)).expect("ours");
     let head = "instrument_token,exchange_token,tradingsymbol,name,last_price,expiry,strike,tick_size,lot_size,instrument_type,segment,exchange\n";
     let row = |token: u32, symbol: &str| format!("{token},{},{symbol},{symbol},0,,0,0.05,1,EQ,NSE,NSE\n", token >> 8);
-    let symbols = folder.file("instruments.csv", &(head.to_owned() + &row(INFY, "INFY") + &row(884_737, "TATAMOTORS")));
+    let symbols = head.to_owned() + &row(INFY, "INFY") + &row(884_737, "TATAMOTORS");
+    program_of(folder, "zerodha", &kite.url, &format!("api_key={KEY}\naccess_token={TOKEN}\n"), &symbols)
+}
+
+/// The program with asha's account at a native broker, and asha's key; texts are those of the files.
+pub(crate) fn program_of(
+    folder: &Folder,
+    broker: &str,
+    url: &str,
+    credentials: &str,
+    symbols: &str,
+) -> (Server, String) {
+    let store = folder.path("keys.db");
+    let (code, stdout, stderr) = run(&["keys", "add", "--store", &store, "--user", "asha", "--broker", broker], &[]);
+    assert_eq!(code, 0, "{stderr}");
+    let credentials = folder.file(&format!("{broker}-asha"), credentials);
+    std::fs::set_permissions(&credentials, std::fs::Permissions::from_mode(0o600)).expect("ours");
+    let symbols = folder.file("instruments.csv", symbols);
     let config = format!(
-        "[auth]\nstore = \"sqlite:{store}\"\n[brokers.zerodha]\nkind = \"zerodha\"\nusers = [\"asha\"]\nurl = \"{}\"\n\
+        "[auth]\nstore = \"sqlite:{store}\"\n[brokers.{broker}]\nkind = \"{broker}\"\nusers = [\"asha\"]\nurl = \"{url}\"\n\
          credentials = \"file:{}\"\nsymbols = [\"{}\"]\n",
-        kite.url,
-        folder.path("zerodha-{user}"),
+        folder.path(&format!("{broker}-{{user}}")),
         symbols.display(),
     );
     let config = folder.file("tickcast.toml", &config);
@@ -96,11 +107,23 @@ fn program(folder: &Folder, kite: &Kite) -> (Server, String) {
 }
 
 async fn client(server: &Server, key: &str, subprotocol: Option<&str>) -> Client {
+    client_of(server, key, subprotocol, &[("INFY", "NSE"), ("TATAMOTORS", "NSE")], &[1, 2, 3]).await
+}
+
+/// A client that has asked for (symbol, exchange) in `modes`.
+pub(crate) async fn client_of(
+    server: &Server,
+    key: &str,
+    subprotocol: Option<&str>,
+    names: &[(&str, &str)],
+    modes: &[u8],
+) -> Client {
     let target = Target::parse(&server.url()).expect("a URL");
     let mut client = Client::connect(&target, subprotocol).await.expect("connected");
     client.send(&json!({"action": "authenticate", "api_key": key}).to_string()).await.expect("sent");
-    for mode in [1, 2, 3] {
-        let symbols = json!([{"symbol": "INFY", "exchange": "NSE"}, {"symbol": "TATAMOTORS", "exchange": "NSE"}]);
+    for mode in modes {
+        let name = |(symbol, exchange): &(&str, &str)| json!({"symbol": symbol, "exchange": exchange});
+        let symbols: Vec<Value> = names.iter().map(name).collect();
         let ask = json!({"action": "subscribe", "symbols": symbols, "mode": mode});
         client.send(&ask.to_string()).await.expect("sent");
     }
@@ -163,14 +186,14 @@ async fn next(client: &mut Client) -> Message {
     tokio::time::timeout(PATIENCE, client.next()).await.expect("something came").expect("the connection stands")
 }
 
-async fn json_tick(client: &mut Client) -> Option<Value> {
+pub(crate) async fn json_tick(client: &mut Client) -> Option<Value> {
     let Message::Text(text) = next(client).await else { panic!("JSON") };
     let message: Value = serde_json::from_str(&text).expect("JSON");
     assert_ne!(message["status"], "error", "{message}");
     (message["type"] == "market_data").then_some(message)
 }
 
-async fn packed_prices(client: &mut Client) -> Vec<i64> {
+pub(crate) async fn packed_prices(client: &mut Client) -> Vec<i64> {
     let Message::Binary(bytes) = next(client).await else { panic!("MessagePack") };
     match read(&bytes).expect("a readable frame") {
         ServerFrame::Ticks { ticks, .. } => ticks.iter().map(|tick| tick.ltp().expect("a price")).collect(),

@@ -69,7 +69,7 @@ impl Angel {
         }
         let held = self.held.entry(client).or_default();
         if action == 0 {
-            units.iter().for_each(|unit| drop(held.remove(unit)));
+            held.retain(|held| !units.contains(held));
             return None;
         }
         let more = units.iter().filter(|unit| !held.contains(*unit)).count();

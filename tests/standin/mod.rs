@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tickcast::wire::frame::{self, Event, Input, Opcode, Parser};
@@ -91,7 +91,7 @@ impl<H: House> StandIn<H> {
     }
 
     fn state(&self) -> MutexGuard<'_, State<H>> {
-        self.shared.state.lock().expect("no thread panics with it")
+        locked(&self.shared)
     }
 
     /// Looks at the house, or changes it.
@@ -106,7 +106,7 @@ impl<H: House> StandIn<H> {
         while !ready(&mut state.house) {
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "{what} did not come; the last messages were {:?}", tail(&state.log));
-            (state, _) = self.shared.changed.wait_timeout(state, left).expect("no thread panics with it");
+            (state, _) = self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -117,7 +117,7 @@ impl<H: House> StandIn<H> {
         while !ready(&state.log) {
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "{what} did not come; the last messages were {:?}", tail(&state.log));
-            (state, _) = self.shared.changed.wait_timeout(state, left).expect("no thread panics with it");
+            (state, _) = self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -177,6 +177,11 @@ impl<H: House> Drop for StandIn<H> {
     }
 }
 
+/// A test that fails with it must not hide its reason behind a second panic.
+fn locked<H>(shared: &Shared<H>) -> MutexGuard<'_, State<H>> {
+    shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn tail(log: &[(u64, String)]) -> &[(u64, String)] {
     &log[log.len().saturating_sub(5)..]
 }
@@ -219,7 +224,7 @@ fn serve<H: House>(mut stream: TcpStream, client: u64, shared: &Shared<H>) {
     let _ = stream.set_nodelay(true);
     let Some(upgrade) = read_head(&mut stream) else { return };
     {
-        let mut state = shared.state.lock().expect("no thread panics with it");
+        let mut state = locked(shared);
         if let Err(refusal) = state.house.upgrade(client, &upgrade) {
             let _ = write!(stream, "HTTP/1.1 {refusal}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
             drop(state);
@@ -238,7 +243,7 @@ fn serve<H: House>(mut stream: TcpStream, client: u64, shared: &Shared<H>) {
     }
     shared.changed.notify_all();
     converse(stream, client, shared);
-    let mut state = shared.state.lock().expect("no thread panics with it");
+    let mut state = locked(shared);
     state.clients.remove(&client);
     state.house.gone(client);
     drop(state);
@@ -254,7 +259,7 @@ fn converse<H: House>(mut stream: TcpStream, client: u64, shared: &Shared<H>) {
             let silent = shared.silent.load(Ordering::SeqCst);
             match parser.next(&mut input) {
                 Ok(Some(Event::Text(text))) => {
-                    let mut state = shared.state.lock().expect("no thread panics with it");
+                    let mut state = locked(shared);
                     let State { house, clients, log } = &mut *state;
                     log.push((client, text.to_owned()));
                     let answers = house.text(client, text);

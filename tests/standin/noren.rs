@@ -28,7 +28,7 @@ pub struct Noren {
     pub logins: u32,
     pub heartbeats: u32,
     pub sessions: HashMap<u64, Session>,
-    /// scrip -> all fields it has, without `t`.
+    /// scrip -> all fields it has, without `t`; a stream of one that is not here begins when a test says so.
     pub market: HashMap<String, Map<String, Value>>,
 }
 
@@ -74,9 +74,10 @@ impl Noren {
         for scrip in scrips.split('#') {
             let held = if is_depth { &mut session.depth } else { &mut session.touchline };
             held.insert(scrip.to_owned());
+            let Some(fields) = self.market.get(scrip) else { continue };
             let (exchange, token) = scrip.split_once('|').expect("EXCHANGE|TOKEN");
             let mut snapshot = json!({"t": if is_depth { "dk" } else { "tk" }, "e": exchange, "tk": token});
-            for (name, value) in self.market.get(scrip).into_iter().flatten() {
+            for (name, value) in fields {
                 if is_depth || in_touchline(name) {
                     snapshot[name] = value.clone();
                 }
@@ -120,7 +121,7 @@ impl House for Noren {
             "t" | "d" => self.subscribe(client, scrips, kind == "d"),
             "u" | "ud" => {
                 let held = if kind == "u" { &mut session.touchline } else { &mut session.depth };
-                scrips.split('#').for_each(|scrip| drop(held.remove(scrip)));
+                held.retain(|scrip| !scrips.split('#').any(|ended| ended == scrip));
                 vec![Out::Text(json!({"t": if kind == "u" { "uk" } else { "udk" }, "k": scrips}).to_string())]
             }
             "o" => {

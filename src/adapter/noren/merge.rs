@@ -1,12 +1,12 @@
-//! What a Noren connection must remember: the merged state of each instrument, and which ticks a message makes of it.
+//! What a Noren connection must remember: the merged state of each instrument, and which tick a message makes of it.
 //!
-//! In: instruments subscribed and let go, market data. Out: ticks. The rules, of broker-feeds 3.4:
-//! 1. a snapshot merges like a change; nothing is cleared, since the state is as young as the connection; 2. what a change
-//! does not name stays; 3. what does not parse leaves the old value; 4. open, high, low, close and average keep a value
-//! that is not zero when zero comes; 5. every message publishes the merged state, and says when last-price subscribers
-//! need not hear of it: neither price nor feed time came; 6. before the snapshot of its stream, only a last price is published; 7. what is let go is
-//! forgotten; 8. exchange and token together say whose it is, the token alone only if one instrument has it.
-//! Tests: `merge/tests.rs` with every vector; fuzzed as `noren`.
+//! In: instruments subscribed and let go, market data. Out: ticks. The rules are those of broker-feeds 3.4: (1) a snapshot
+//! merges like a change, nothing is cleared, since the state is as young as the connection; (2) what a change does not
+//! name stays; (3) what does not parse leaves the old value; (4) open, high, low, close and average keep a value that is
+//! not zero when zero comes; (5) every message publishes the merged state, and says when last-price subscribers need not
+//! hear of it: neither price nor feed time came; (6) before the snapshot of its stream, only a last price is published;
+//! (7) what is let go is forgotten; (8) exchange and token together say whose it is, the token alone only if one
+//! instrument has it. Tests: `merge/tests.rs` with every vector; fuzzed as `noren`.
 
 #[cfg(test)]
 mod tests;
@@ -27,7 +27,8 @@ struct Record {
     /// All that is known, whichever stream told it.
     state: NativeTick,
     traded: Option<TradeTime>,
-    depth: Depth,
+    /// The book, once any level of it has come: indices have none.
+    depth: Option<Depth>,
     /// Whether the streams' snapshots have come.
     has_touchline: bool,
     has_depth: bool,
@@ -39,7 +40,7 @@ impl Book {
         self.0.entry(key).or_insert_with(|| Record {
             state: NativeTick::new(Mode::Quote),
             traded: None,
-            depth: Depth::default(),
+            depth: None,
             has_touchline: false,
             has_depth: false,
         });
@@ -73,6 +74,10 @@ impl Book {
         let has_snapshot = *has_snapshot;
         if has_snapshot {
             let tick = record.tick(feed.stream);
+            // An empty snapshot tells nothing.
+            if tick == NativeTick::new(tick.mode) {
+                return;
+            }
             out(key, NativeTick { ltp_unchanged: tick.ltp.is_some() && !is_news, ..tick });
         } else if is_news && record.state.ltp.is_some() {
             out(key, record.last_price());
@@ -134,8 +139,11 @@ impl Record {
         ] {
             *old = new.or(*old);
         }
-        levels(&mut self.depth.bids, &change.bids);
-        levels(&mut self.depth.asks, &change.asks);
+        if [change.bids, change.asks] != [[LevelChange::default(); LEVELS]; 2] {
+            let depth = self.depth.get_or_insert_default();
+            levels(&mut depth.bids, &change.bids);
+            levels(&mut depth.asks, &change.asks);
+        }
         self.traded = change.traded.or(self.traded);
         let feed_ms = change.feed_ms.or(state.exchange_ms);
         let is_news = change.ltp.is_some() || feed_ms != state.exchange_ms;
@@ -158,7 +166,7 @@ impl Record {
     fn tick(&self, stream: Stream) -> NativeTick {
         match stream {
             Stream::Touchline => NativeTick { mode: Mode::Quote, depth: None, ..self.state.clone() },
-            Stream::Depth => NativeTick { mode: Mode::Depth, depth: Some(self.depth), ..self.state.clone() },
+            Stream::Depth => NativeTick { mode: Mode::Depth, depth: self.depth, ..self.state.clone() },
         }
     }
 }

@@ -25,6 +25,8 @@ pub struct TickIn<'a> {
     pub serves_lower: bool,
     /// See [`crate::model::SourceMessage::highest_only`].
     pub highest_only: bool,
+    /// Its last price is the one before, so that LTP subscribers need not hear of it.
+    pub repeats_ltp: bool,
     /// When its message was read.
     pub t_recv: Micros,
 }

@@ -30,6 +30,7 @@ fn tick<'a>(symbol: &'a str, mode: Mode, payload: &'a [u8]) -> TickIn<'a> {
         encoding: Encoding::Json,
         serves_lower: true,
         highest_only: false,
+        repeats_ltp: false,
         t_recv: Micros(1),
     }
 }
