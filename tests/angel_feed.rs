@@ -315,6 +315,17 @@ fn what_the_broker_says_is_too_much_for_a_connection_moves_to_another_and_ticks_
 }
 
 #[test]
+fn a_ping_is_sent_in_a_quiet_market_and_its_answer_is_no_tick() {
+    let world = World::new("ping");
+    let mut client = world.server.client();
+    client.subscribe(&["RELIANCE"], 1);
+    world.angel.await_house("a ping", |angel| angel.pings > 0);
+    world.angel.tick(&ltp_packet(100));
+    assert_eq!(client.tick()["data"]["ltp"], 1.0);
+    assert_eq!((world.angel.opened(), world.server.metric("tickcast_native_damaged_total", &[])), (1, 0.0));
+}
+
+#[test]
 fn when_the_last_client_has_gone_the_connection_ends_and_nothing_is_left() {
     let world = World::new("linger");
     let mut client = world.server.client();

@@ -297,3 +297,14 @@ fn when_the_last_client_goes_a_keep_alive_broker_is_unsubscribed_from_and_stays_
     world.noren.change("NSE|2885", json!({"lp": "100.00"}));
     assert_eq!(next.json_where(|v| v["data"]["ltp"] == 100.0)["mode"], 2);
 }
+
+#[test]
+fn a_heartbeat_is_sent_in_a_quiet_market_and_its_answer_is_no_tick() {
+    let world = World::new("heartbeat");
+    let mut client = world.server.client();
+    client.subscribe(&["RELIANCE"], 1);
+    world.noren.await_house("a heartbeat", |noren| noren.heartbeats > 0);
+    world.noren.change("NSE|2885", json!({"lp": "100.00"}));
+    assert_eq!(client.tick()["data"]["ltp"], 100.0);
+    assert_eq!((world.noren.opened(), world.server.metric("tickcast_native_damaged_total", &[])), (1, 0.0));
+}

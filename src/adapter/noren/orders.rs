@@ -1,7 +1,7 @@
 //! Order updates of the Noren brokers in OpenAlgo's words. Pure; what is missing is empty or zero, as OpenAlgo has it.
 
 use crate::adapter::native::broker::Order;
-use crate::adapter::symbols::{Dialect, Key};
+use crate::adapter::symbols::{Dialect, Key, share};
 use serde_json::{Map, Number, Value};
 
 /// Reads an `om` message.
@@ -14,7 +14,10 @@ pub(super) fn read(dialect: Dialect, message: &Map<String, Value>) -> Order<Key>
     let mut fields = Map::new();
     let mut put = |name: &str, value: Value| drop(fields.insert(name.to_owned(), value));
     put("orderid", text("norenordno").into());
-    put("symbol", text("tsym").into());
+    // The frame knows better when there is a token; a share's name is known without it.
+    let symbol =
+        if matches!(text("exch"), "NSE" | "BSE") { share(text("tsym"), &["-EQ", "-BE"]) } else { text("tsym") };
+    put("symbol", symbol.into());
     put("exchange", text("exch").into());
     put("action", side(text("trantype")).into());
     put("quantity", quantity.into());
@@ -80,7 +83,7 @@ mod tests {
         let message = json!({"t": "om", "norenordno": "21120300001234", "uid": "UID1", "actid": "UID1", "exch": "NSE",
             "tsym": "ACC-EQ", "qty": "10", "prc": "2345.60", "prd": "I", "status": "OPEN", "reporttype": "New",
             "trantype": "B", "prctyp": "LMT", "ret": "DAY", "fillshares": "4", "avgprc": "2345.55"});
-        let want = json!({"orderid": "21120300001234", "symbol": "ACC-EQ", "exchange": "NSE", "action": "BUY",
+        let want = json!({"orderid": "21120300001234", "symbol": "ACC", "exchange": "NSE", "action": "BUY",
             "quantity": 10, "price": 2345.6, "trigger_price": 0, "pricetype": "LIMIT", "product": "MIS",
             "order_status": "open", "filled_quantity": 4, "pending_quantity": 6, "average_price": 2345.55,
             "rejection_reason": ""});

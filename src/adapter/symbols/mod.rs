@@ -18,6 +18,7 @@ mod summary;
 
 pub use key::Key;
 pub use load::{LoadError, Loaded, Stamp, load};
+pub(crate) use names::share;
 pub use summary::{RowError, Summary};
 
 use crate::model::InstrumentRef;

@@ -29,7 +29,7 @@ pub(super) fn index(name: &str) -> String {
 }
 
 /// A share's OpenAlgo symbol: without the series, if it is one of `series`.
-pub(super) fn share<'a>(symbol: &'a str, series: &[&str]) -> &'a str {
+pub(crate) fn share<'a>(symbol: &'a str, series: &[&str]) -> &'a str {
     series.iter().find_map(|series| symbol.strip_suffix(series)).unwrap_or(symbol)
 }
 
