@@ -82,11 +82,15 @@ pub fn decode(packet: &[u8]) -> Result<(Key, NativeTick), DecodeError> {
     Ok((key, tick))
 }
 
-/// Fuzz entry: a packet that is read is long enough, and its tick can be written.
+/// Fuzz entry: a packet that is read is long enough, and its tick can be written. The bytes are tried as they are and
+/// repeated to the longest packet's length, which a fuzzer takes long to find.
 pub fn fuzz_packet(bytes: &[u8]) {
-    if let Ok((_, tick)) = decode(bytes) {
-        assert!(bytes.len() >= LTP);
-        check_written(&tick);
+    let long: Vec<u8> = bytes.iter().copied().cycle().take(DEPTH_20).collect();
+    for packet in [bytes, &long] {
+        if let Ok((_, tick)) = decode(packet) {
+            assert!(packet.len() >= LTP);
+            check_written(&tick);
+        }
     }
 }
 

@@ -200,6 +200,25 @@ mod tests {
     }
 
     #[test]
+    fn a_price_that_waits_is_still_news_when_a_tick_that_only_repeats_it_takes_its_place() {
+        let (mut handover, mut rx) = parts(1);
+        for ltp_unchanged in [false, false, true] {
+            let tick = NativeTick { ltp: Some(Price(1)), ltp_unchanged, ..NativeTick::new(Mode::Quote) };
+            handover.tick(InstrumentRef { venue: "NSE", symbol: "A" }, &tick, Micros(1));
+            handover.flush(Micros(1));
+        }
+        let mut last = None;
+        while handover.is_blocked() || rx.bytes_waiting() > 0 {
+            while let Some(message) = rx.try_recv() {
+                let items: Vec<(String, serde_json::Value)> = rmp_serde::from_slice(&message.body).expect("a batch");
+                last = items.into_iter().last();
+            }
+            handover.retry();
+        }
+        assert_eq!(last.expect("it came").1.get("ltp_unchanged"), None);
+    }
+
+    #[test]
     fn while_ingest_is_full_the_newest_of_each_topic_waits_and_orders_are_all_kept_and_first() {
         let (mut handover, mut rx) = parts(1);
         tick(&mut handover, "A", 1);

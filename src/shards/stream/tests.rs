@@ -417,6 +417,21 @@ fn a_source_that_sends_each_tick_once_serves_lower_modes_from_the_first_higher_t
 }
 
 #[test]
+fn a_tick_that_only_repeats_its_last_price_serves_quotes_and_leaves_the_last_price_as_it_is() {
+    let mut streams = table(10, 1 << 20);
+    let id = streams.pin(ScopeId::SHARED, nse("SBIN")).unwrap().stream;
+    for mode in [Mode::Ltp, Mode::Quote] {
+        streams.activate(id, interest(0, mode)).unwrap();
+    }
+    let depth = |repeats_ltp| TickIn { highest_only: true, repeats_ltp, ..tick("SBIN", Mode::Depth, b"x") };
+    assert_eq!(modes_of(&take(&mut streams, depth(false)).0), [(Mode::Ltp, 1), (Mode::Quote, 1)]);
+    for seq in 2..40 {
+        assert_eq!(modes_of(&take(&mut streams, depth(true)).0), [(Mode::Quote, seq)]);
+    }
+    assert_eq!(modes_of(&take(&mut streams, depth(false)).0), [(Mode::Ltp, 2), (Mode::Quote, 40)]);
+}
+
+#[test]
 fn a_snapshot_of_a_lower_mode_survives_a_higher_tick_that_cannot_serve_it() {
     let mut streams = table(10, 1 << 20);
     let id = streams.pin(ScopeId::SHARED, nse("SBIN")).unwrap().stream;
