@@ -5,6 +5,7 @@
 //! queues between rooms or maps settings to a room's own configuration. Tests build the same App on port 0.
 
 mod build;
+mod control;
 mod door;
 mod rooms;
 mod upkeep;
@@ -30,14 +31,16 @@ pub struct Addresses {
     pub admin: SocketAddr,
     /// Bus endpoints that we bind or connect to.
     pub bus: Vec<String>,
+    /// Control channel endpoint.
+    pub control: String,
 }
 
 impl Addresses {
     /// The first line on stdout: other programs wait for it and read the ports from it.
     pub fn ready_line(&self) -> String {
         let bus = if self.bus.is_empty() { "none".to_owned() } else { self.bus.join(",") };
-        // The control channel has no listener until external adapters are served.
-        format!("tickcast ready ws={} admin={} bus={bus} control=none pid={}", self.ws, self.admin, std::process::id())
+        let Addresses { ws, admin, control, .. } = self;
+        format!("tickcast ready ws={ws} admin={admin} bus={bus} control={control} pid={}", std::process::id())
     }
 }
 

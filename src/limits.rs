@@ -74,6 +74,11 @@ pub const PAYLOAD_DEPTH_MAX: usize = 32;
 /// Greeting and READY of a ZMTP peer.
 pub const BUS_HANDSHAKE: Duration = Duration::from_secs(3);
 
+/// One message on the control channel, bytes.
+pub const CONTROL_MESSAGE_BYTES_MAX: usize = 16 << 10;
+/// Peers of the control channel at once, counted.
+pub const CONTROL_PEERS_MAX: usize = 256;
+
 /// Sessions at once, counted (setting); also per user and per address.
 pub const SESSIONS_MAX: usize = 10_000;
 /// HTTP upgrade deadline (setting).

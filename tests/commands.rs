@@ -18,17 +18,20 @@ fn the_first_line_names_every_port_and_the_process() {
     assert!(server.ws.ip().is_loopback() && server.ws.port() != 0, "{}", server.ready);
     assert!(server.admin.ip().is_loopback() && server.admin.port() != 0, "{}", server.ready);
     assert!(server.bus.starts_with("tcp://127.0.0.1:") && !server.bus.ends_with(":0"), "{}", server.ready);
+    let control = &fields["control"];
+    assert!(control.starts_with("tcp://127.0.0.1:") && !control.ends_with(":0"), "{}", server.ready);
     assert_eq!(fields["pid"], server.process.id().to_string());
     let state: serde_json::Value = serde_json::from_str(&server.page("/readyz")).expect("JSON");
-    assert_eq!(state["ready"], true, "{state}");
+    assert_eq!((&state["ready"], &state["control"]), (&json!(true), &json!(control)), "{state}");
 }
 
 #[test]
 fn the_banner_stands_on_stderr_with_addresses_adapter_key_and_a_command_to_try() {
     let server = Server::anywhere(&[]);
     let (url, admin, bus) = (server.url(), server.admin.to_string(), server.bus.clone());
+    let control = ready_fields(&server.ready)["control"].clone();
     let stderr = server.stop();
-    for part in [&url, &admin, &bus, "bus", "demo-key", "tickcast watch RELIANCE --url"] {
+    for part in [&url, &admin, &bus, &control, "bus", "demo-key", "tickcast watch RELIANCE --url"] {
         assert!(stderr.contains(part), "{part} in\n{stderr}");
     }
 }
@@ -57,6 +60,10 @@ fn a_busy_port_ends_with_3_and_names_the_port_and_the_setting() {
         (vec!["--listen", at.as_str()], "server.listen"),
         (vec!["--listen", "127.0.0.1:0", "--admin", at.as_str()], "admin.listen"),
         (vec!["--listen", "127.0.0.1:0", "--set", &format!("bus.bind=tcp://{at}")], "bus.bind"),
+        (
+            vec!["--listen", "127.0.0.1:0", "--set", &format!("adapters.control_bind=tcp://{at}")],
+            "adapters.control_bind",
+        ),
     ] {
         // Later flags win: nothing but the one port under test is fixed.
         let mut all = vec!["--set", "admin.listen=127.0.0.1:0", "--set", "bus.bind=tcp://127.0.0.1:0"];

@@ -101,6 +101,7 @@ fn the_metrics_document_is_what_a_server_registers() {
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
     (settings.server.listen, settings.admin.listen) = (loopback, loopback);
     settings.bus.bind = vec!["tcp://127.0.0.1:0".into()];
+    settings.adapters.control_bind = "tcp://127.0.0.1:0".into();
     let running = App::build(settings, Hooks::default()).and_then(App::spawn).expect("the server starts");
     let metrics = registered(&running.metrics());
     running.drain();

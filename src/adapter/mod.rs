@@ -6,6 +6,7 @@
 //! Knows nothing of sessions, references or the client protocol.
 
 pub mod bus;
+pub mod external;
 pub mod metrics;
 pub mod publisher;
 pub mod scripted;

@@ -1,13 +1,15 @@
 //! Phase one: every port bound, every queue made, nothing running. Phase two: the threads.
 
+use super::control::control_channel;
 use super::door::front_door;
 use super::rooms::{
-    bus_config, bus_specs, door_config, recorder, scoped, session_config, supervisor_config, worker_config,
-    worker_count,
+    bind_control, bus_config, bus_specs, control_config, door_config, recorder, scoped, session_config,
+    supervisor_config, worker_config, worker_count,
 };
 use super::upkeep::{self, Upkeep, WorkerGauges};
 use super::{Addresses, Life, Running};
 use crate::adapter::bus::BusAdapter;
+use crate::adapter::external::metrics::ControlMetrics;
 use crate::adapter::metrics::AdapterMetrics;
 use crate::adapter::sim::{self, SimSwitch};
 use crate::adapter::supervisor::Supervisors;
@@ -30,6 +32,7 @@ use crate::registry::metrics::RegistryMetrics;
 use crate::registry::{self, Registry, ScopedSource};
 use crate::session::{BeforeCommand, SessionConfig, SessionMetrics, Sessions};
 use crate::shards::{self, Shards};
+use crate::zmtp::listener::Bound;
 use ::metrics::with_local_recorder;
 use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 use std::net::{SocketAddr, TcpListener};
@@ -95,6 +98,7 @@ pub struct App {
     admin: TcpListener,
     scrape: Option<TcpListener>,
     bus: BusListeners,
+    control: Bound,
     control_runtime: Runtime,
     parts: Parts,
     auth: (AuthService, crate::auth::AuthPool),
@@ -117,6 +121,7 @@ pub(super) struct Parts {
     gauges: WorkerGauges,
     pub(super) sim: Option<(SimSwitch, SourceSender)>,
     invalidations: mpsc::Receiver<Invalidate>,
+    control_metrics: ControlMetrics,
     pub(super) before_command: Option<BeforeCommand>,
     audit_every: Duration,
     pub(super) epoch: u64,
@@ -160,6 +165,7 @@ impl App {
             cause: error.cause.to_string(),
             setting: "bus.bind (ZMQ_PORT), or connect to a publisher that binds with bus.connect (ZMQ_PUB_PORT)",
         })?;
+        let (control, control_at) = bind_control(&settings)?;
         let control_runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().thread_name("control").build()?;
         let recorder = recorder()?;
@@ -172,8 +178,9 @@ impl App {
             ws: listener.local_addr()?,
             admin: admin.local_addr()?,
             bus: bus.specs().iter().map(|spec| spec.endpoint.to_string()).collect(),
+            control: control_at.to_string(),
         };
-        Ok(App { settings, addresses, listener, admin, scrape, bus, control_runtime, parts, auth })
+        Ok(App { settings, addresses, listener, admin, scrape, bus, control, control_runtime, parts, auth })
     }
 
     /// Where the server will be reached.
@@ -186,7 +193,7 @@ impl App {
     /// # Errors
     /// The system gives no thread or runtime; what was started ends with the process.
     pub fn spawn(self) -> Result<Running, StartError> {
-        let App { settings, addresses, listener, admin, scrape, bus, control_runtime, parts, auth } = self;
+        let App { settings, addresses, listener, admin, scrape, bus, control, control_runtime, parts, auth } = self;
         let (auth, pool) = auth;
         let life = Life::default();
         let names = (0..parts.workers.len()).map(|w| format!("worker-{w}")).chain(["ingest".to_owned()]);
@@ -264,9 +271,11 @@ impl App {
         let market = sim::Config { ticks_per_second: settings.sim.ticks_per_second, seed: settings.sim.seed };
         let (sim, invalidations, registry) = (parts.sim, parts.invalidations, parts.registry);
         let control_stop = rest_stop.clone();
+        let (control_config, control_metrics) = (control_config(&settings), parts.control_metrics);
         let control = std::thread::Builder::new().name("control".into()).spawn(move || {
+            let channel = control_channel(control, control_config, control_metrics);
             let tasks = control_tasks(market, sim, invalidations, auth, registry);
-            control_runtime.block_on(until(control_stop, tasks));
+            control_runtime.block_on(until(control_stop, async { tokio::join!(tasks, channel) }));
             pool.join();
         })?;
         let door_thread = {
@@ -378,6 +387,7 @@ impl Parts {
             gauges: WorkerGauges::register(),
             sim,
             invalidations,
+            control_metrics: ControlMetrics::register(),
             before_command: hooks.before_command,
             audit_every: hooks.audit_every.unwrap_or(upkeep::AUDIT),
             epoch: Micros::now().millis(),
@@ -460,7 +470,7 @@ fn admin_state(
             listen: vec![addresses.ws.to_string()],
             admin: addresses.admin.to_string(),
             bus: addresses.bus.clone(),
-            control: "none".to_owned(),
+            control: addresses.control.clone(),
             epoch,
         }),
         routes: Vec::new(),

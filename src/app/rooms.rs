@@ -14,11 +14,14 @@ use crate::net::accept;
 use crate::policy::{admission, slow_consumer};
 use crate::session::SessionConfig;
 use crate::shards;
-use crate::zmtp::{Direction, Endpoint};
+use crate::zmtp::listener::{self, Bound};
+use crate::zmtp::{Direction, Endpoint, link, router};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 
 /// Upgrades under way at once; further connections wait in the kernel's backlog.
 const HANDSHAKES_MAX: usize = 2048;
+/// `SO_RCVBUF` of a control connection, bytes.
+const CONTROL_RECEIVE_BYTES: usize = 128 << 10;
 
 pub(super) fn worker_count(settings: &Settings) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -57,6 +60,25 @@ pub(super) fn bus_config(settings: &Settings) -> endpoints::Config {
     config.link.parser.message_bytes_max = settings.limits.bus_message_bytes_max;
     config.link.handshake = settings.limits.bus_handshake;
     config
+}
+
+/// Binds the control channel; the endpoint has its real port.
+pub(super) fn bind_control(settings: &Settings) -> Result<(Bound, Endpoint), StartError> {
+    let text = &settings.adapters.control_bind;
+    let endpoint = text.parse::<Endpoint>().map_err(|error| StartError::Settings(error.to_string()))?;
+    listener::bind(&endpoint, CONTROL_RECEIVE_BYTES).map_err(|cause| StartError::Bind {
+        what: "control channel",
+        address: endpoint.to_string(),
+        cause: cause.to_string(),
+        setting: "adapters.control_bind",
+    })
+}
+
+pub(super) fn control_config(settings: &Settings) -> router::Config {
+    let mut link = link::Config::router();
+    link.handshake = settings.limits.bus_handshake;
+    // A call for every key may go out at once, and an answer to each of its messages.
+    router::Config { link, peers_max: limits::CONTROL_PEERS_MAX, queue_max: 2 * settings.limits.adapter_calls_pending }
 }
 
 pub(super) fn supervisor_config(settings: &Settings) -> supervisor::Config {

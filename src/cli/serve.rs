@@ -64,6 +64,7 @@ fn banner(settings: &Settings, running: &Running, err: &mut dyn Write) -> io::Re
     writeln!(err, "  clients  ws://{}", at.ws)?;
     writeln!(err, "  admin    http://{}/ (metrics, healthz, readyz)", at.admin)?;
     writeln!(err, "  bus      {}", if at.bus.is_empty() { "none".to_owned() } else { at.bus.join(", ") })?;
+    writeln!(err, "  control  {} (adapter processes)", at.control)?;
     match kind {
         "sim" => writeln!(err, "  adapter  sim: a simulated market, until the first real tick arrives on the bus")?,
         kind => writeln!(err, "  adapter  {kind}: ticks come from publishers on the bus")?,

@@ -3,6 +3,7 @@
 //! Everything blocks with a deadline: a test that waits for what never comes fails with what it did see.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod dealer;
 pub mod process;
 pub mod world;
 
@@ -28,6 +29,8 @@ pub struct Server {
     pub admin: SocketAddr,
     /// The first bus endpoint, `tcp://…`.
     pub bus: String,
+    /// The control channel, `tcp://…`.
+    pub control: String,
 }
 
 impl Server {
@@ -48,11 +51,13 @@ impl Server {
         settings.server.listen = loopback;
         settings.admin.listen = loopback;
         settings.bus.bind = vec!["tcp://127.0.0.1:0".into()];
+        settings.adapters.control_bind = "tcp://127.0.0.1:0".into();
         settings.adapters.default = tickcast::config::settings::AdapterKind::Bus;
         change(&mut settings);
         let running = App::build(settings, hooks).and_then(App::spawn).expect("the server starts");
         let at = running.addresses().clone();
-        Server { running: Some(running), ws: at.ws, admin: at.admin, bus: at.bus.first().cloned().unwrap_or_default() }
+        let bus = at.bus.first().cloned().unwrap_or_default();
+        Server { running: Some(running), ws: at.ws, admin: at.admin, bus, control: at.control }
     }
 
     /// A connected client that has not authenticated.
