@@ -4,6 +4,7 @@
 //! Sockets stay on the worker that writes them: tokio remembers `WouldBlock` until the owning runtime turns its reactor.
 
 use std::io;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// A connected client socket.
@@ -59,7 +60,13 @@ impl Transport {
     /// `WouldBlock` when nothing fits, else the socket's error.
     pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
         match self {
-            Transport::Plain(tcp) => tcp.try_write(buf),
+            // Not through the reactor's record of the socket, which is a cache miss a write: only a full one concerns it.
+            Transport::Plain(tcp) => match socket2::SockRef::from(tcp).send_with_flags(buf, libc::MSG_NOSIGNAL) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    tcp.try_io(Interest::WRITABLE, || Err(error))
+                }
+                written => written,
+            },
         }
     }
 

@@ -17,7 +17,7 @@ use super::queue::TickReceiver;
 use super::transport::Transport;
 use crate::model::{Format, Micros, SessionId, WorkerId};
 use crate::outbox::Outbox;
-use crate::policy::pacing;
+use crate::policy::pacing::{self, Arrivals};
 use crate::policy::slow_consumer::{self, Verdict};
 use bytes::Bytes;
 use held::{Batches, NewestTable};
@@ -321,13 +321,18 @@ impl Worker {
 
     /// Delivers until ingest stops: take up what waits, write each touched session once, rest as the pacing law says.
     pub async fn run(self: Rc<Self>, mut ticks: TickReceiver) {
+        let (mut arrivals, mut flushed_at) = (Arrivals::default(), Instant::now());
+        let mut seen = 0;
         while let Some(batch) = ticks.recv().await {
             self.deliver(batch);
             self.take_up(&mut ticks);
             while !self.inner.borrow().touched.is_empty() {
                 let started = Instant::now();
                 self.flush_pass(&mut ticks).await;
-                let rest = pacing::rest_after(started.elapsed(), self.config.flush_max_delay);
+                let taken_up = self.inner.borrow().batches.next();
+                arrivals.note((taken_up - seen) as usize, started.duration_since(flushed_at));
+                (seen, flushed_at) = (taken_up, started);
+                let rest = pacing::rest_after(started.elapsed(), self.config.flush_max_delay, arrivals.gap());
                 if !rest.is_zero() {
                     tokio::time::sleep(rest).await;
                 }

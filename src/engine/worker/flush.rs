@@ -379,7 +379,6 @@ fn write_once(transport: &Transport, bytes: &[u8]) -> io::Result<Written> {
     while written < bytes.len() {
         match transport.try_write(&bytes[written..]) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            // After a short write tokio knows that the socket is full: the next try returns without a system call.
             Ok(n) => written += n,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Written::Refused(written)),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
