@@ -109,11 +109,13 @@ pub(crate) struct Scratch {
     buffer: Vec<u8>,
     tick: Received,
     run: Run,
+    /// Where the price stood in the last tick, or its time.
+    hint: usize,
 }
 
 impl Default for Scratch {
     fn default() -> Self {
-        Scratch { buffer: vec![0; 256 << 10], tick: Received::default(), run: Run::default() }
+        Scratch { buffer: vec![0; 256 << 10], tick: Received::default(), run: Run::default(), hint: 0 }
     }
 }
 
@@ -278,10 +280,12 @@ impl Client {
 
     fn json_tick(&mut self, body: &[u8], now: u64, common: &Common, scratch: &mut Scratch, stats: &mut Stats) {
         if common.external {
-            let time = frame::after(body, b"\"timestamp\":").and_then(ticks::number_of).map(|cents| cents / 100);
+            let time = frame::after(body, b"\"timestamp\":", &mut scratch.hint)
+                .and_then(ticks::number_of)
+                .map(|cents| cents / 100);
             return self.external(time.map(milliseconds), scratch, stats);
         }
-        match frame::after(body, b"\"ltp\":").and_then(ticks::number_of) {
+        match frame::after(body, b"\"ltp\":", &mut scratch.hint).and_then(ticks::number_of) {
             Some(number) => self.tick(number, None, now, common, scratch, stats),
             None => stats.unreadable += 1,
         }
@@ -326,7 +330,7 @@ impl Client {
         stats.ticks += 1;
         self.reach(stats);
         let symbol = (number % board.universe) as u32;
-        let (true, Ok(at)) = (board.is_ours(number), self.spec.symbols.binary_search(&symbol)) else {
+        let (true, Some(at)) = (board.is_ours(number), self.place(symbol)) else {
             stats.strangers += 1;
             return;
         };
@@ -351,6 +355,16 @@ impl Client {
                     scratch.run.add(board.age(number, now), stats);
                 }
             }
+        }
+    }
+
+    /// Where `symbol` stands among ours.
+    fn place(&self, symbol: u32) -> Option<usize> {
+        let symbols = &self.spec.symbols;
+        match symbols.get(symbol as usize) {
+            // Who takes the first ones has each in its own place.
+            Some(found) if *found == symbol => Some(symbol as usize),
+            _ => symbols.binary_search(&symbol).ok(),
         }
     }
 

