@@ -9,7 +9,7 @@ mod read;
 #[cfg(test)]
 mod tests;
 
-pub use read::{Level, ReadError, Received, ServerFrame, read};
+pub use read::{Level, ReadError, Received, ServerFrame, each_tick, read};
 
 use crate::model::{Micros, Mode, StreamId};
 
