@@ -36,6 +36,10 @@ const HOW: &[(&str, How)] = &[
         "python examples/msgpack_client.py",
         Test("e2e/msgpack.rs", "msgpack_python_reads_the_prices_that_were_published"),
     ),
+    (
+        "python examples/openalgo_bridge.py",
+        Test("e2e/bridge.rs", "an_openalgo_adapter_class_serves_json_and_messagepack_clients_through_the_bridge"),
+    ),
     ("pip install websocket-client msgpack", Step("install -r tests/e2e/requirements.txt")),
     ("pip install pyzmq msgpack", Step("install -r tests/e2e/requirements.txt")),
     ("./scripts/test.sh", Test("docs.rs", "the_gate_is_the_script")),

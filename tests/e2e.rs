@@ -5,7 +5,10 @@
 //! read from `../shared/vectors` or the folder in `E2E_CAPTURED_VECTORS`; the synthetic ones are ours.
 
 mod process;
+mod support;
 
+#[path = "e2e/bridge.rs"]
+mod bridge;
 #[path = "e2e/bus.rs"]
 mod bus;
 #[path = "e2e/msgpack.rs"]

@@ -67,6 +67,11 @@ pub enum Report {
         /// What came of it.
         outcome: Result<Option<u32>, CallError>,
     },
+    /// The broker connection, or the process that holds it, is lost; the adapter waits for it. Calls may go on.
+    Down {
+        /// Why, for the log.
+        reason: String,
+    },
     /// The broker connection was lost and is back: everything wanted must be subscribed anew.
     Restored,
     /// The adapter is dead and must be replaced.

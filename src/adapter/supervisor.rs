@@ -64,6 +64,8 @@ pub enum State {
     Connecting,
     /// Takes calls.
     Ready,
+    /// Takes calls, but is not connected to its broker now.
+    Down,
     /// Takes calls, but the last client has gone.
     Lingering,
     /// Cleared and kept without a client.
@@ -81,6 +83,8 @@ pub enum StateLabel {
     Connecting,
     /// See [`State::Ready`].
     Ready,
+    /// See [`State::Down`].
+    Down,
     /// See [`State::Lingering`].
     Lingering,
     /// See [`State::Kept`].
@@ -93,9 +97,10 @@ pub enum StateLabel {
 
 impl StateLabel {
     /// All labels.
-    pub const ALL: [StateLabel; 6] = [
+    pub const ALL: [StateLabel; 7] = [
         StateLabel::Connecting,
         StateLabel::Ready,
+        StateLabel::Down,
         StateLabel::Lingering,
         StateLabel::Kept,
         StateLabel::Closing,
@@ -107,6 +112,7 @@ impl StateLabel {
         match self {
             StateLabel::Connecting => "connecting",
             StateLabel::Ready => "ready",
+            StateLabel::Down => "down",
             StateLabel::Lingering => "lingering",
             StateLabel::Kept => "kept",
             StateLabel::Closing => "closing",
@@ -127,6 +133,7 @@ impl State {
             State::Absent => return None,
             State::Connecting => StateLabel::Connecting,
             State::Ready => StateLabel::Ready,
+            State::Down => StateLabel::Down,
             State::Lingering => StateLabel::Lingering,
             State::Kept => StateLabel::Kept,
             State::Closing => StateLabel::Closing,

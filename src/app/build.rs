@@ -1,6 +1,6 @@
 //! Phase one: every port bound, every queue made, nothing running. Phase two: the threads.
 
-use super::control::control_channel;
+use super::control::{BusFeeds, ControlParts, Kinds, control_channel, machine_config};
 use super::door::front_door;
 use super::rooms::{
     bind_control, bus_config, bus_specs, control_config, door_config, recorder, scoped, session_config,
@@ -8,12 +8,12 @@ use super::rooms::{
 };
 use super::upkeep::{self, Upkeep, WorkerGauges};
 use super::{Addresses, Life, Running};
-use crate::adapter::bus::BusAdapter;
-use crate::adapter::external::metrics::ControlMetrics;
+use crate::adapter::AdapterFactory;
+use crate::adapter::external::machine::Owner;
+use crate::adapter::external::{Inbox, metrics::ControlMetrics};
 use crate::adapter::metrics::AdapterMetrics;
 use crate::adapter::sim::{self, SimSwitch};
 use crate::adapter::supervisor::Supervisors;
-use crate::adapter::{Adapter, AdapterFactory};
 use crate::auth::{AuthMetrics, AuthService};
 use crate::bus::endpoints::{BusListeners, EndpointMetrics, Wiring};
 use crate::bus::explode::explode;
@@ -121,7 +121,7 @@ pub(super) struct Parts {
     gauges: WorkerGauges,
     pub(super) sim: Option<(SimSwitch, SourceSender)>,
     invalidations: mpsc::Receiver<Invalidate>,
-    control_metrics: ControlMetrics,
+    control: (Inbox, ControlMetrics),
     pub(super) before_command: Option<BeforeCommand>,
     audit_every: Duration,
     pub(super) epoch: u64,
@@ -239,20 +239,21 @@ impl App {
             explode: explode(parts.brokers.clone()),
             metrics: parts.endpoint_metrics,
         };
-        let (statuses_tx, statuses) = std::sync::mpsc::sync_channel(1);
+        let machine = machine_config(&settings, bus.specs());
+        let (handle_tx, handle) = std::sync::mpsc::sync_channel(1);
         let bus_stop = rest_stop.clone();
         let bus = on_runtime("bus", move || async move {
             match bus.spawn(wiring) {
                 Ok((handle, tasks)) => {
                     // The receiver waits for exactly this.
-                    let _ = statuses_tx.send(handle.statuses().to_vec());
+                    let _ = handle_tx.send(handle);
                     stopped(bus_stop).await;
                     tasks.stop().await;
                 }
                 Err(error) => tracing::error!(%error, "the bus could not be started"),
             }
         })?;
-        let endpoints = statuses.recv().map_err(|_| std::io::Error::other("the bus could not be started"))?;
+        let bus_handle = handle.recv().map_err(|_| std::io::Error::other("the bus could not be started"))?;
         let sim_switch = parts.sim.as_ref().map(|(switch, _)| switch.clone());
         let upkeep = Upkeep {
             auth: auth.clone(),
@@ -262,7 +263,7 @@ impl App {
             gauges: parts.gauges,
             audit_every: parts.audit_every,
             workers: stats,
-            endpoints,
+            endpoints: bus_handle.statuses().to_vec(),
             sim_runs: Box::new(move || sim_switch.as_ref().is_some_and(|switch| !switch.is_stopped())),
         };
         // A thread of its own: it visits every shard, and must delay nobody while it waits for one.
@@ -271,9 +272,14 @@ impl App {
         let market = sim::Config { ticks_per_second: settings.sim.ticks_per_second, seed: settings.sim.seed };
         let (sim, invalidations, registry) = (parts.sim, parts.invalidations, parts.registry);
         let control_stop = rest_stop.clone();
-        let (control_config, control_metrics) = (control_config(&settings), parts.control_metrics);
+        let owners = scoped(&settings).map(|(scope, source)| {
+            (scope, Owner { broker: source.broker.to_ascii_lowercase(), user: Some(source.user.clone()) })
+        });
+        let feeds = BusFeeds::new(bus_handle, registry.clone(), owners);
+        let (config, (inbox, metrics)) = (control_config(&settings), parts.control);
+        let channel = ControlParts { config, machine, inbox, feeds, metrics };
         let control = std::thread::Builder::new().name("control".into()).spawn(move || {
-            let channel = control_channel(control, control_config, control_metrics);
+            let channel = control_channel(control, channel);
             let tasks = control_tasks(market, sim, invalidations, auth, registry);
             control_runtime.block_on(until(control_stop, async { tokio::join!(tasks, channel) }));
             pool.join();
@@ -325,7 +331,8 @@ impl Parts {
             seed: None,
         }));
         let mut lock_metrics = shards::metrics::Metrics::register(&shards);
-        let factory = hooks.factory.unwrap_or_else(|| Arc::new(Kinds));
+        let (kinds, inbox) = Kinds::new(settings);
+        let factory = hooks.factory.unwrap_or_else(|| Arc::new(kinds));
         let names: Vec<String> = brokers.iter().map(|(_, name)| name.to_owned()).collect();
         let adapter_metrics = AdapterMetrics::register(names.iter().map(String::as_str));
         let supervisors = Supervisors::new(supervisor_config(settings), factory, adapter_metrics, control.clone());
@@ -355,7 +362,7 @@ impl Parts {
                 let stop = switch.clone();
                 (Some((switch, tx)), Some(SimEnd { source, stop: Box::new(move || _ = stop.stop()) }))
             }
-            AdapterKind::Bus => (None, None),
+            AdapterKind::Bus | AdapterKind::External => (None, None),
         };
         let (invalidate, invalidations) = mpsc::channel(INVALIDATIONS_MAX);
         let ingest_config = IngestConfig {
@@ -387,20 +394,11 @@ impl Parts {
             gauges: WorkerGauges::register(),
             sim,
             invalidations,
-            control_metrics: ControlMetrics::register(),
+            control: (inbox, ControlMetrics::register()),
             before_command: hooks.before_command,
             audit_every: hooks.audit_every.unwrap_or(upkeep::AUDIT),
             epoch: Micros::now().millis(),
         }
-    }
-}
-
-/// The adapter kinds of the settings. `sim` has nobody to call either: its market ticks whatever is subscribed.
-struct Kinds;
-
-impl AdapterFactory for Kinds {
-    fn make(&self, _broker: &str, _user: &str) -> Result<Box<dyn Adapter>, String> {
-        Ok(Box::new(BusAdapter))
     }
 }
 

@@ -77,8 +77,7 @@ pub(super) fn bind_control(settings: &Settings) -> Result<(Bound, Endpoint), Sta
 pub(super) fn control_config(settings: &Settings) -> router::Config {
     let mut link = link::Config::router();
     link.handshake = settings.limits.bus_handshake;
-    // A call for every key may go out at once, and an answer to each of its messages.
-    router::Config { link, peers_max: limits::CONTROL_PEERS_MAX, queue_max: 2 * settings.limits.adapter_calls_pending }
+    router::Config { link, peers_max: limits::CONTROL_PEERS_MAX, queue_max: limits::CONTROL_QUEUE_MAX }
 }
 
 pub(super) fn supervisor_config(settings: &Settings) -> supervisor::Config {

@@ -67,6 +67,7 @@ fn banner(settings: &Settings, running: &Running, err: &mut dyn Write) -> io::Re
     writeln!(err, "  control  {} (adapter processes)", at.control)?;
     match kind {
         "sim" => writeln!(err, "  adapter  sim: a simulated market, until the first real tick arrives on the bus")?,
+        "external" => writeln!(err, "  adapter  external: adapter processes at the control channel")?,
         kind => writeln!(err, "  adapter  {kind}: ticks come from publishers on the bus")?,
     }
     match &settings.auth.store {

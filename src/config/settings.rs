@@ -127,13 +127,14 @@ impl Secret {
 
 impl AdapterKind {
     /// Every kind, in the order in which messages list them.
-    pub const ALL: [AdapterKind; 2] = [AdapterKind::Sim, AdapterKind::Bus];
+    pub const ALL: [AdapterKind; 3] = [AdapterKind::Sim, AdapterKind::Bus, AdapterKind::External];
 
     /// Its name in settings, metrics and `"broker"` of the demo key.
     pub const fn label(self) -> &'static str {
         match self {
             AdapterKind::Sim => "sim",
             AdapterKind::Bus => "bus",
+            AdapterKind::External => "external",
         }
     }
 }
@@ -151,6 +152,8 @@ pub enum AdapterKind {
     Sim,
     /// Publisher only: ticks arrive on the bus, subscribe always succeeds.
     Bus,
+    /// An adapter process at the control channel.
+    External,
 }
 
 /// `[adapters]`

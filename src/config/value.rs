@@ -424,8 +424,11 @@ impl Named for Normalise {
 }
 
 impl Named for AdapterKind {
-    const NAMES: &'static [(&'static str, Self)] =
-        &[(AdapterKind::Sim.label(), AdapterKind::Sim), (AdapterKind::Bus.label(), AdapterKind::Bus)];
+    const NAMES: &'static [(&'static str, Self)] = &[
+        (AdapterKind::Sim.label(), AdapterKind::Sim),
+        (AdapterKind::Bus.label(), AdapterKind::Bus),
+        (AdapterKind::External.label(), AdapterKind::External),
+    ];
 }
 
 /// One of a few names.

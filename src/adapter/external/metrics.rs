@@ -1,5 +1,7 @@
 //! What the control channel counts. Labels are enums, never names or addresses.
 
+use super::machine;
+use super::wire::Malformed;
 use crate::zmtp::link::FAULT_LABELS;
 use crate::zmtp::parser::Violation;
 use crate::zmtp::router::CAUSE_PEERS_MAX;
@@ -7,8 +9,6 @@ use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 
 /// `cause` of a peer that does not read what it is sent.
 pub const CAUSE_UNREAD: &str = "unread";
-/// The causes that arise here beside those of `zmtp`.
-pub const CAUSES: [&str; 2] = [CAUSE_PEERS_MAX, CAUSE_UNREAD];
 
 /// Handles of the control channel.
 #[derive(Clone, Debug)]
@@ -16,6 +16,8 @@ pub struct ControlMetrics {
     rejected: Vec<(&'static str, Counter)>,
     /// Peers whose handshake is done.
     pub peers: Gauge,
+    /// Adapter processes with a live session.
+    pub sessions: Gauge,
 }
 
 impl ControlMetrics {
@@ -23,13 +25,17 @@ impl ControlMetrics {
     pub fn register() -> Self {
         describe_counter!("tickcast_control_rejected_total", "Control channel peers and messages refused, by cause");
         describe_gauge!("tickcast_control_peers", "Connected peers of the control channel");
+        describe_gauge!("tickcast_control_sessions", "Adapter processes with a live session");
+        let ours = [CAUSE_PEERS_MAX, CAUSE_UNREAD].into_iter().chain(Malformed::ALL.map(Malformed::label));
         let zmtp = Violation::ALL.iter().map(|violation| violation.label()).chain(FAULT_LABELS);
         ControlMetrics {
             rejected: zmtp
-                .chain(CAUSES)
+                .chain(ours)
+                .chain(machine::CAUSES)
                 .map(|cause| (cause, counter!("tickcast_control_rejected_total", "cause" => cause)))
                 .collect(),
             peers: gauge!("tickcast_control_peers"),
+            sessions: gauge!("tickcast_control_sessions"),
         }
     }
 
