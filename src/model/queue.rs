@@ -250,6 +250,7 @@ mod tests {
             body: Bytes::from(vec![b'x'; bytes]),
             t_recv: Micros(1),
             scope: ScopeId::SHARED,
+            merged: 0,
         }
     }
 

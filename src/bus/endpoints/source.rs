@@ -88,7 +88,7 @@ impl Sink for Source {
             }
             return ControlFlow::Continue(());
         };
-        let mut message = SourceMessage { topic, body, t_recv: self.t_recv, scope: self.scope };
+        let mut message = SourceMessage { topic, body, t_recv: self.t_recv, scope: self.scope, merged: 0 };
         if self.queue.is_closed() {
             return ControlFlow::Break(LinkEnd::SinkGone);
         }
