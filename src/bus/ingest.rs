@@ -83,6 +83,14 @@ struct Worker {
     gaps: VecDeque<Arc<str>>,
     /// There are more of them than `gaps` holds.
     gaps_all: bool,
+    /// It is to be told that ticks were lost.
+    ticks_lost: bool,
+}
+
+impl Worker {
+    fn new(end: WorkerEnd) -> Self {
+        Worker { end, gaps: VecDeque::new(), gaps_all: false, ticks_lost: false }
+    }
 }
 
 impl Ingest {
@@ -102,7 +110,7 @@ impl Ingest {
             shards,
             brokers,
             metrics,
-            workers: workers.into_iter().map(|end| Worker { end, gaps: VecDeque::new(), gaps_all: false }).collect(),
+            workers: workers.into_iter().map(Worker::new).collect(),
             sources: Vec::new(),
             turn: 0,
             sim,
@@ -150,6 +158,8 @@ impl Ingest {
 
     /// Takes one message from each source in turn until a pass is full or all are empty.
     fn take_up(&mut self, messages: &mut Vec<SourceMessage>) {
+        let lost = self.sources.iter().filter(|s| s.take_loss()).count() > 0;
+        self.workers.iter_mut().for_each(|worker| worker.ticks_lost |= lost);
         self.sources.retain(|s| !s.is_closed());
         let mut bytes = 0;
         // A peer that has gone may be back already as a new source: what it said before goes first.
@@ -255,6 +265,8 @@ impl Ingest {
                 seen += self.shards.ingest(shard, &slice, &mut outs, &mut later);
             }
             self.metrics.ingested(&seen);
+            // A tick for which there was no room, of a stream that somebody wants, had no number yet.
+            self.workers.iter_mut().for_each(|worker| worker.ticks_lost |= seen.lost > 0);
         }
         // Shards were served one after the other; the batch goes out in the order in which its ticks came.
         outs.sort_unstable_by_key(|out| out.position);
@@ -331,6 +343,8 @@ impl Ingest {
     fn retry_workers(&mut self) {
         for (w, worker) in self.workers.iter_mut().enumerate() {
             worker.end.ticks.retry(1u64 << w);
+            worker.ticks_lost = worker.ticks_lost
+                && matches!(worker.end.control.try_send(Control::TicksLost), Err(mpsc::error::TrySendError::Full(_)));
             if worker.gaps_all {
                 match worker.end.control.try_send(Control::OrderGapAll) {
                     Err(mpsc::error::TrySendError::Full(_)) => continue,

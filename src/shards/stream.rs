@@ -205,6 +205,7 @@ impl Streams {
         }
         let Some(slot) = self.store(found, tick) else {
             counts.refused += 1;
+            counts.lost += u32::from(found.is_some_and(|at| !self.slots[at as usize].wanted.is_empty()));
             return;
         };
         let record = &mut self.slots[slot.at as usize];

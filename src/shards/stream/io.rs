@@ -143,6 +143,8 @@ pub struct Ingested {
     pub unwanted: u32,
     /// Dropped: no room (`instrument_limit`).
     pub refused: u32,
+    /// Of those, how many somebody wanted.
+    pub lost: u32,
 }
 
 impl AddAssign for Ingested {
@@ -150,6 +152,7 @@ impl AddAssign for Ingested {
         self.wanted += more.wanted;
         self.unwanted += more.unwanted;
         self.refused += more.refused;
+        self.lost += more.lost;
     }
 }
 
