@@ -287,18 +287,18 @@ impl Worker {
             return;
         }
         self.write(&mut inner, id.slot);
-        let Some(connection) = inner.connection(id) else { return };
+        let Inner { slots, newest, .. } = &mut *inner;
+        let Some(connection) = slots[id.slot as usize].connection.as_mut() else { return };
+        for key in connection.outbox.clear_ticks() {
+            newest.release(key);
+        }
         let keys: Vec<_> = connection.places.keys().copied().collect();
         for key in keys {
             if inner.leave(id.slot, key) == Some(true) {
                 unwanted(key);
             }
         }
-        let Inner { slots, newest, .. } = &mut *inner;
-        let connection = slots[id.slot as usize].connection.as_mut().expect("checked above");
-        for key in connection.outbox.clear_ticks() {
-            newest.release(key);
-        }
+        let Some(connection) = inner.connection(id) else { return };
         connection.doomed = true;
         if let Some(frame) = close_frame {
             connection.outbox.push_goodbye(frame);

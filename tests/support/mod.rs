@@ -3,6 +3,7 @@
 //! Everything blocks with a deadline: a test that waits for what never comes fails with what it did see.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod packed;
 pub mod process;
 pub mod world;
 

@@ -286,3 +286,22 @@ fn sources_are_served_in_turn() {
     assert_eq!(messages.len(), 6);
     drop(ends);
 }
+
+#[test]
+fn what_a_full_source_merged_is_a_gap_and_what_it_lost_is_told_to_every_worker() {
+    let mut bench = Bench::new(None);
+    bench.want(ScopeId::SHARED, Mode::Ltp, "angel");
+    let merged = SourceMessage { merged: 4, ..shared("NSE_RELIANCE_LTP", r#"{"ltp":2}"#) };
+    bench.ingest.pass(&[shared("NSE_RELIANCE_LTP", r#"{"ltp":1}"#), merged]);
+    let batch = bench.ticks.try_recv().unwrap();
+    assert_eq!(batch.frames.iter().map(|f| f.seq).collect::<Vec<_>>(), [1, 6]);
+    let (sender, receiver) = source();
+    bench.ingest.sources.push(receiver);
+    sender.note_loss();
+    bench.ingest.take_up(&mut Vec::new());
+    bench.ingest.retry_workers();
+    assert!(matches!(bench.control.try_recv(), Ok(Control::TicksLost)));
+    bench.ingest.take_up(&mut Vec::new());
+    bench.ingest.retry_workers();
+    assert!(bench.control.try_recv().is_err(), "told once");
+}

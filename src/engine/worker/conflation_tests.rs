@@ -317,3 +317,95 @@ fn the_rest_of_a_frame_of_ticks_is_kept_when_a_reply_went_out_before_it() {
     let ops = vec![Op::Ticks(vec![2, 0]), Op::Room(0, 5), Op::Reply(0)];
     run(ops, vec![Terms::default(); SESSIONS * KEYS as usize], false);
 }
+
+/// Runs `test` with paused time.
+fn paused<F: Future<Output = ()>>(terms: Terms, test: impl FnOnce(Bench) -> F) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async { test(Bench::new(&[terms; 9])).await });
+}
+
+const PONG: &[u8] = b"\x8a\x00";
+
+#[test]
+fn a_gap_evicts_who_takes_every_tick_and_no_tick_follows_it() {
+    paused(EVERY, |mut bench| async move {
+        bench.script(0).allow(usize::MAX);
+        bench.step(Op::Ticks(vec![1])).await;
+        // Ingest merged tick 2 of the key into tick 3.
+        bench.seq[1] += 1;
+        bench.step(Op::Ticks(vec![1, 2, 1])).await;
+        bench.step(Op::Flush).await;
+        let seen: Vec<_> = bench.seen[0].1.iter().map(|(_, t)| (t.id.0, t.seq)).collect();
+        assert_eq!(seen, [(1, 1), (2, 1)]);
+        assert_eq!(bench.worker.next_eviction().await, (bench.sessions[0].0, Eviction::Gap));
+    });
+}
+
+#[test]
+fn lost_ticks_evict_only_who_takes_every_tick() {
+    paused(Terms::default(), |bench| async move {
+        bench.worker.set_terms(bench.sessions[1].0, key(2), EVERY);
+        bench.worker.ticks_lost();
+        assert_eq!(bench.worker.next_eviction().await, (bench.sessions[1].0, Eviction::Gap));
+        assert!(bench.worker.inner.borrow().evictions.is_empty());
+    });
+}
+
+#[test]
+fn a_pong_waits_for_no_flush_and_goes_before_ticks_that_wait() {
+    paused(EVERY, |mut bench| async move {
+        // No flush has begun yet.
+        bench.script(0).allow(100);
+        bench.deliver(&[1]);
+        bench.worker.send(bench.sessions[0].0, Bytes::from_static(PONG));
+        assert!(bench.script(0).taken.borrow().starts_with(PONG));
+        // A hundred ticks wait, one of them begun.
+        for _ in 0..100 {
+            bench.deliver(&[1]);
+            bench.flush().await;
+        }
+        let before = bench.script(0).taken.borrow().len();
+        bench.worker.send(bench.sessions[0].0, Bytes::from_static(PONG));
+        bench.script(0).allow(usize::MAX);
+        for _ in 0..4 {
+            tokio::task::yield_now().await;
+        }
+        let taken = bench.script(0).taken.borrow();
+        let at = taken[before..].windows(2).position(|w| w == PONG).expect("the pong");
+        assert!(at < 40, "only the frame begun goes first, not {at} bytes");
+        assert!(taken.len() > before + 500);
+    });
+}
+
+#[test]
+fn overload_slows_one_class_and_evicts_its_slowest() {
+    paused(Terms::default(), |mut bench| async move {
+        let (low, slowest) = (bench.sessions[0].0, bench.sessions[1].0);
+        for id in [low, slowest] {
+            bench.worker.set_class(id, Class::Low);
+        }
+        bench.worker.set_conflation_interval(Class::Low, Some(Duration::from_millis(100)));
+        (0..SESSIONS).for_each(|session| bench.script(session).allow(usize::MAX));
+        for _ in 0..3 {
+            bench.step(Op::Ticks(vec![1])).await;
+            bench.step(Op::Flush).await;
+        }
+        let seen =
+            |bench: &Bench| bench.seen.iter().map(|(_, seen)| seen.last().map_or(0, |t| t.1.seq)).collect::<Vec<_>>();
+        assert_eq!(seen(&bench), [1, 1, 3]);
+        bench.worker.set_conflation_interval(Class::Low, None);
+        bench.read();
+        assert_eq!(seen(&bench), [3, 3, 3], "what was held goes at once");
+        {
+            let mut inner = bench.worker.inner.borrow_mut();
+            let (now, long_ago) = (Instant::now(), Instant::now().checked_sub(Duration::from_secs(5)).unwrap());
+            inner.connection(low).unwrap().outbox.fall_behind(now);
+            inner.connection(slowest).unwrap().outbox.fall_behind(long_ago);
+            let normal = bench.sessions[2].0;
+            inner.connection(normal).unwrap().outbox.fall_behind(long_ago);
+        }
+        assert_eq!(bench.worker.evict_slowest(Class::Low, 1), 1);
+        assert_eq!(bench.worker.next_eviction().await, (slowest, Eviction::Shed));
+        assert!(bench.worker.inner.borrow().evictions.is_empty());
+    });
+}

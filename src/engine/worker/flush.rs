@@ -343,14 +343,13 @@ fn gather_marked(connection: &mut Connection, newest: &NewestTable, scratch: &mu
         len += newest.due(key, &mark).len();
         marked.push((key, mark));
     }
-    let dress = |(key, mark): &(FrameKey, Mark)| match (&connection.lanes, mark) {
-        (Some(lanes), Mark::Tick) => lanes.dress(*key, newest.due(*key, mark)),
-        _ => None,
+    let dressed: Vec<Option<Vec<u8>>> = match &connection.lanes {
+        Some(lanes) => marked.iter().map(|(key, mark)| lanes.dress(*key, mark, newest)).collect(),
+        None => Vec::new(),
     };
-    let dressed: Vec<Option<Vec<u8>>> = marked.iter().map(dress).collect();
-    let pieces = marked.iter().zip(&dressed);
-    let pieces: Vec<&[u8]> =
-        pieces.map(|((key, mark), own)| own.as_deref().unwrap_or_else(|| newest.due(*key, mark))).collect();
+    let own = |n: usize| dressed.get(n).and_then(Option::as_deref);
+    let pieces = marked.iter().enumerate().map(|(n, (key, mark))| own(n).unwrap_or_else(|| newest.due(*key, mark)));
+    let pieces: Vec<&[u8]> = pieces.collect();
     match connection.format {
         Format::Json => pieces.iter().for_each(|piece| scratch.extend_from_slice(piece)),
         Format::MsgPack if pieces.is_empty() => {}

@@ -99,10 +99,10 @@ impl Lanes {
         }
     }
 
-    /// The marked tick `bytes` with what was merged into it, if that is to be told.
-    pub(super) fn dress(&self, key: FrameKey, bytes: &[u8]) -> Option<Vec<u8>> {
-        let lane = self.by_key.get(&key).filter(|lane| lane.terms.range)?;
-        lane.merged.range().map(|range| with_range(bytes, range))
+    /// The marked tick with what was merged into it, if that is to be told.
+    pub(super) fn dress(&self, key: FrameKey, mark: &Mark, newest: &NewestTable) -> Option<Vec<u8>> {
+        let lane = self.by_key.get(&key).filter(|lane| lane.terms.range && *mark == Mark::Tick)?;
+        lane.merged.range().map(|range| with_range(newest.due(key, mark), range))
     }
 }
 
@@ -386,10 +386,9 @@ impl Worker {
         }
         for slot in 0..inner.slots.len() as u32 {
             let connection = inner.slots[slot as usize].connection.as_ref();
-            if connection.is_none_or(|c| c.class != class || c.lanes.is_none()) {
-                continue;
-            }
-            let lanes = connection.and_then(|c| c.lanes.as_ref()).expect("looked at above");
+            // By what holds now: a session may have come here from another class.
+            let free = connection.filter(|c| inner.imposed[c.class as usize].is_none());
+            let Some(lanes) = free.and_then(|c| c.lanes.as_ref()) else { continue };
             let imposed: Vec<FrameKey> =
                 lanes.by_key.iter().filter(|(_, lane)| lane.terms.is_plain()).map(|(key, _)| *key).collect();
             self.flush_held(&mut inner, slot, |key| imposed.contains(&key));

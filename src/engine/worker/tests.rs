@@ -295,6 +295,23 @@ fn the_largest_outboxes_go_first_and_only_as_many_as_must() {
 }
 
 #[test]
+fn the_low_class_is_shed_first_however_little_it_holds() {
+    Bench::run(|bench| async move {
+        let peers = [bench.connect().await, bench.connect().await];
+        bench.worker.set_class(peers[0].id, Class::Low);
+        for (peer, len) in peers.iter().zip([50_000, 60_000]) {
+            let mut inner = bench.worker.inner.borrow_mut();
+            let outbox = &mut inner.connection(peer.id).unwrap().outbox;
+            outbox.fall_behind(Instant::now());
+            outbox.push_goodbye(vec![0; len].into());
+        }
+        bench.worker.sweep(Instant::now(), Duration::ZERO);
+        assert_eq!(bench.worker.next_eviction().await, (peers[0].id, Eviction::Shed));
+        assert!(bench.worker.inner.borrow().evictions.is_empty());
+    });
+}
+
+#[test]
 fn a_lane_that_begins_to_fill_has_its_time_from_then_on() {
     Bench::run(|bench| async move {
         let peer = bench.connect().await;
