@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 pub mod dealer;
+pub mod packed;
 pub mod process;
 pub mod world;
 

@@ -76,7 +76,12 @@ impl Bench {
 
     fn take(&self, peer: &Peer, streams: &[u32]) {
         let ack = Bytes::from(frame_bytes(0, 0, 0));
-        self.worker.activate(peer.id, Some(ack), streams, |s| Activate { key: key(*s), floor: 0, snapshot: None });
+        self.worker.activate(peer.id, Some(ack), streams, |s| Activate {
+            key: key(*s),
+            floor: 0,
+            snapshot: None,
+            terms: Terms::default(),
+        });
     }
 
     fn is_behind(&self, peer: &Peer) -> bool {
@@ -263,6 +268,7 @@ fn a_snapshot_precedes_ticks_and_ticks_at_its_floor_are_skipped() {
             key: key(s),
             floor: 7,
             snapshot: snapshot(),
+            terms: Terms::default(),
         });
         bench.ticks.push(&batch(&[(1, 6), (1, 7), (1, 8)], 10), 1);
         let seen = peer.read_until(|seen| seen.contains(&(1, 8))).await;
@@ -285,6 +291,23 @@ fn the_largest_outboxes_go_first_and_only_as_many_as_must() {
         }
         assert_eq!(bench.worker.next_eviction().await, (peers[1].id, Eviction::Shed));
         assert!(bench.worker.inner.borrow().evictions.is_empty(), "one was enough, though its bytes are still there");
+    });
+}
+
+#[test]
+fn the_low_class_is_shed_first_however_little_it_holds() {
+    Bench::run(|bench| async move {
+        let peers = [bench.connect().await, bench.connect().await];
+        bench.worker.set_class(peers[0].id, Class::Low);
+        for (peer, len) in peers.iter().zip([50_000, 60_000]) {
+            let mut inner = bench.worker.inner.borrow_mut();
+            let outbox = &mut inner.connection(peer.id).unwrap().outbox;
+            outbox.fall_behind(Instant::now());
+            outbox.push_goodbye(vec![0; len].into());
+        }
+        bench.worker.sweep(Instant::now(), Duration::ZERO);
+        assert_eq!(bench.worker.next_eviction().await, (peers[0].id, Eviction::Shed));
+        assert!(bench.worker.inner.borrow().evictions.is_empty());
     });
 }
 
@@ -337,6 +360,7 @@ fn a_snapshot_for_one_session_reaches_no_other_that_is_behind_on_its_key() {
             key: key(s),
             floor: seq + 2,
             snapshot: Some(frame_bytes(1, seq + 2, 0)),
+            terms: Terms::default(),
         });
         let seen = old.read_until(|seen| seen.contains(&(1, seq))).await;
         assert_eq!(seen.last(), Some(&(1, seq)), "the newest that the worker has seen, and not the other's snapshot");
