@@ -11,7 +11,6 @@ use super::Sessions;
 use super::state::{Phase, Session};
 use crate::adapter::supervisor::correlation_id;
 use crate::auth::{AuthFailure, Identity};
-use crate::limits::COMMANDS_WAITING_MAX;
 use crate::model::Micros;
 use crate::registry::{FaultCode, Member};
 use crate::wire::close::CloseReason;
@@ -19,6 +18,7 @@ use crate::wire::command::{Command, CommandError};
 use crate::wire::error::ErrorCode;
 use crate::wire::reply;
 use serde_json::value::RawValue;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -44,9 +44,8 @@ pub(super) async fn carry_out(sessions: Rc<Sessions>, session: Rc<Session>) {
                 }
                 None => {
                     state.busy = false;
-                    if state.waiting.capacity() > COMMANDS_WAITING_MAX / 16 {
-                        state.waiting.shrink_to_fit();
-                    }
+                    // Idle sessions hold no buffer.
+                    state.waiting = VecDeque::new();
                     return;
                 }
             }
