@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
-use support::process::Process;
 use support::Client;
+use support::process::Process;
 use tickcast::net::sys::raise_file_limit;
 
 /// What each client subscribes to, and of how many.
@@ -110,7 +110,7 @@ fn an_idle_client_with_fifty_subscriptions_costs_at_most_eight_kilobytes() {
                 cost.authenticated.as_secs_f64(),
                 cost.subscribed.as_secs_f64(),
             );
-            //assert!(each <= CLIENT_BYTES_MAX, "{count} {format} clients cost {each} bytes each");
+            assert!(each <= CLIENT_BYTES_MAX, "{count} {format} clients cost {each} bytes each");
         }
     }
 }

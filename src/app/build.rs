@@ -6,7 +6,7 @@ use super::rooms::{
     worker_count,
 };
 use super::upkeep::{self, Upkeep, WorkerGauges};
-use super::{Addresses, Life, Running};
+use super::{Addresses, Life, MetricsPage, Running};
 use crate::adapter::bus::BusAdapter;
 use crate::adapter::metrics::AdapterMetrics;
 use crate::adapter::sim::{self, SimSwitch};
@@ -246,6 +246,7 @@ impl App {
             }
         })?;
         let endpoints = statuses.recv().map_err(|_| std::io::Error::other("the bus could not be started"))?;
+        let metrics = MetricsPage { exporter: parts.handle, locks: parts.lock_metrics.histograms() };
         let sim_switch = parts.sim.as_ref().map(|(switch, _)| switch.clone());
         let upkeep = Upkeep {
             auth: auth.clone(),
@@ -273,7 +274,7 @@ impl App {
             let (config, metrics) = (door_config(&settings), parts.door_metrics);
             on_runtime("door", move || front_door(listener, config, metrics, door_stop, desks))?
         };
-        let state = admin_state(&settings, parts.handle.clone(), heartbeats, &addresses, life.clone(), parts.epoch);
+        let state = admin_state(&settings, metrics.clone(), heartbeats, &addresses, life.clone(), parts.epoch);
         let admin = on_runtime("admin", move || async move {
             if let Err(error) = admin::run(admin, scrape, state(), rest_stop).await {
                 tracing::error!(%error, "the admin server ended");
@@ -281,7 +282,7 @@ impl App {
         })?;
         life.set(State::Ready);
         let threads = vec![door_thread, ingest, bus, upkeep, control, admin];
-        Ok(Running { addresses, life, workers, door, rest, threads, metrics: parts.handle, shards: parts.shards })
+        Ok(Running { addresses, life, workers, door, rest, threads, metrics, shards: parts.shards })
     }
 }
 
@@ -445,7 +446,7 @@ async fn control_tasks(
 /// Makes the admin server's state on its own thread, for it need not be shared.
 fn admin_state(
     settings: &Settings,
-    metrics: PrometheusHandle,
+    metrics: MetricsPage,
     heartbeats: Arc<Heartbeats>,
     addresses: &Addresses,
     life: Life,
@@ -453,7 +454,8 @@ fn admin_state(
 ) -> impl FnOnce() -> AdminState + Send + 'static {
     let (addresses, hosts) = (addresses.clone(), settings.admin.hosts.clone());
     move || AdminState {
-        metrics,
+        exporter: metrics.exporter.clone(),
+        metrics: Box::new(move || metrics.render()),
         heartbeats,
         readiness: Box::new(move || Readiness {
             state: life.get(),

@@ -11,7 +11,7 @@ mod held;
 mod tests;
 
 use super::batch::{EncodedBatch, FrameKey};
-use super::index::{Index, Places, Taker};
+use super::index::{Index, Taken, Taker};
 use super::metrics::{EngineMetrics, WorkerStats};
 use super::queue::TickReceiver;
 use super::transport::Transport;
@@ -117,7 +117,7 @@ struct Connection {
     transport: Rc<Transport>,
     format: Format,
     outbox: Outbox<FrameKey>,
-    places: Places,
+    taken: Taken,
     /// Stands in `Inner::touched`.
     touched: bool,
     /// A task waits for the socket to become writable.
@@ -183,7 +183,7 @@ impl Worker {
             transport,
             format,
             outbox: Outbox::default(),
-            places: Places::default(),
+            taken: Taken::default(),
             touched: false,
             resuming: false,
             doomed: false,
@@ -227,6 +227,8 @@ impl Worker {
             return self.evict(&mut inner, id.slot, Eviction::Overflow);
         }
         let mut snapshots = EncodedBatch::new(Micros(0), Instant::now());
+        let entries = entries.into_iter();
+        connection.taken.reserve(entries.size_hint().0);
         for entry in entries {
             let Activate { key, floor, snapshot } = activate(entry);
             inner.enter(id.slot, key, floor);
@@ -269,7 +271,7 @@ impl Worker {
         }
         self.write(&mut inner, id.slot);
         let Some(connection) = inner.connection(id) else { return };
-        let keys: Vec<_> = connection.places.keys().copied().collect();
+        let keys = connection.taken.keys().to_vec();
         for key in keys {
             if inner.leave(id.slot, key) == Some(true) {
                 unwanted(key);
@@ -443,10 +445,7 @@ impl Inner {
 
     fn enter(&mut self, slot: u32, key: FrameKey, floor: u64) {
         let connection = self.slots[slot as usize].connection.as_mut().expect("an open session subscribes");
-        if !connection.places.contains_key(&key) {
-            self.index.enter(key, Taker { slot, floor }, &mut connection.places);
-            self.subscriptions += 1;
-        }
+        self.subscriptions += usize::from(self.index.enter(key, Taker { slot, floor }, &mut connection.taken));
     }
 
     fn leave(&mut self, slot: u32, key: FrameKey) -> Option<bool> {
@@ -454,12 +453,7 @@ impl Inner {
         if connection.outbox.unmark(key) {
             self.newest.release(key);
         }
-        let mut moved = None;
-        let gone = self.index.leave(key, &mut connection.places, |other, place| moved = Some((other, place)));
-        if let Some((other, place)) = moved {
-            let other = self.slots[other as usize].connection.as_mut().expect("a taker is open");
-            other.places.insert(key, place);
-        }
+        let gone = self.index.leave(key, slot, &mut connection.taken);
         self.subscriptions -= usize::from(gone.is_some());
         gone
     }

@@ -56,7 +56,8 @@ pub(super) async fn some(sessions: &Rc<Sessions>, session: &Rc<Session>, request
 
 pub(super) async fn all(sessions: &Rc<Sessions>, session: &Rc<Session>, request_id: Option<&RawValue>) -> Outcome {
     let Some(member) = member(sessions, session, request_id) else { return Outcome::Error };
-    let keys: Vec<_> = session.state.borrow().held.in_order().iter().map(Subscription::name).map(|(i, m)| (i.to_owned(), m)).collect();
+    let keys: Vec<_> =
+        session.state.borrow().held.in_order().iter().map(Subscription::name).map(|(i, m)| (i.to_owned(), m)).collect();
     let faults = release(sessions, session, &member, &keys).await;
     let (mut successful, mut failed) = (Vec::new(), Vec::new());
     for ((instrument, _), fault) in keys.iter().zip(&faults) {
