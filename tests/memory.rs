@@ -98,7 +98,7 @@ fn idle_clients(count: usize, headers: &'static str) -> Cost {
 #[test]
 fn an_idle_client_with_fifty_subscriptions_costs_a_few_kilobytes() {
     raise_file_limit().expect("as many descriptors as we may have");
-    let counts = std::env::var("CLIENTS").unwrap_or_else(|_| "500".into());
+    let counts = std::env::var_os("CLIENTS").map_or_else(|| "500".into(), |n| n.into_string().expect("UTF-8"));
     for (format, headers) in [("JSON", ""), ("MessagePack", MSGPACK)] {
         for count in counts.split(',').map(|n| n.parse().expect("CLIENTS is numbers and commas")) {
             let cost = idle_clients(count, headers);
