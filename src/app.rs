@@ -15,6 +15,7 @@ pub use build::{App, Hooks, StartError};
 use crate::engine::queue::Control;
 use crate::net::admin::State;
 use crate::shards::Shards;
+use crate::shards::metrics::LockHistograms;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -68,7 +69,7 @@ pub struct Running {
     /// Stops everything that is not a worker.
     rest: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
-    metrics: metrics_exporter_prometheus::PrometheusHandle,
+    metrics: MetricsPage,
     shards: Arc<Shards>,
 }
 
@@ -109,6 +110,21 @@ impl Running {
         self.rest.send_replace(true);
         clean &= self.threads.into_iter().all(|thread| join(thread, deadline));
         clean
+    }
+}
+
+/// What `/metrics` shows: the exporter's page, and the locks' histograms, which it does not hold.
+#[derive(Clone)]
+struct MetricsPage {
+    exporter: metrics_exporter_prometheus::PrometheusHandle,
+    locks: LockHistograms,
+}
+
+impl MetricsPage {
+    fn render(&self) -> String {
+        let mut text = self.exporter.render();
+        self.locks.render(&mut text);
+        text
     }
 }
 

@@ -5,7 +5,7 @@
 mod process;
 mod support;
 
-use process::{ANY_BUS, ANYWHERE, Folder, Running, Server, ready_fields, run, tickcast};
+use process::{ANY_BUS, ANYWHERE, Folder, PATIENCE, Running, Server, ready_fields, run, tickcast};
 use serde_json::json;
 use std::net::TcpListener;
 use std::time::Duration;
@@ -117,6 +117,28 @@ fn bad_settings_end_with_2_and_all_of_them_are_told_by_serve_and_by_check() {
     }
     assert_eq!(run(&["--no-such-flag"], &[]).0, 2, "usage");
     assert_eq!(run(&["watch"], &[]).0, 2, "usage");
+}
+
+#[test]
+fn the_limit_of_open_files_is_raised_and_one_that_is_too_low_is_told_with_the_way_out() {
+    let started_with = |limits: &str, sessions: &str| {
+        let program = tickcast(&[], &[]).get_program().to_owned();
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &format!("ulimit {limits} && exec \"$0\" \"$@\""), &program.to_string_lossy()]);
+        shell.args([ANYWHERE, ANY_BUS, &["--set", sessions]].concat()).env_clear();
+        let mut process = Running::new(shell);
+        process.line();
+        process.signal("TERM");
+        process.wait(PATIENCE);
+        process.stderr()
+    };
+    let low = started_with("-Sn 500", "limits.sessions=100");
+    assert!(low.contains("was raised") && low.contains("500"), "{low}");
+    assert!(!low.contains("raise the hard limit"), "{low}");
+    let too_low = started_with("-n 1000", "limits.sessions=1000");
+    for part in ["limits.sessions = 1000", "the system allows 1000", "LimitNOFILE=", "--ulimit nofile="] {
+        assert!(too_low.contains(part), "{part} in\n{too_low}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::rooms::{
     supervisor_config, worker_config, worker_count,
 };
 use super::upkeep::{self, Upkeep, WorkerGauges};
-use super::{Addresses, Life, Running};
+use super::{Addresses, Life, MetricsPage, Running};
 use crate::adapter::AdapterFactory;
 use crate::adapter::external::machine::Owner;
 use crate::adapter::external::{Inbox, metrics::ControlMetrics};
@@ -254,6 +254,7 @@ impl App {
             }
         })?;
         let bus_handle = handle.recv().map_err(|_| std::io::Error::other("the bus could not be started"))?;
+        let metrics = MetricsPage { exporter: parts.handle, locks: parts.lock_metrics.histograms() };
         let sim_switch = parts.sim.as_ref().map(|(switch, _)| switch.clone());
         let upkeep = Upkeep {
             auth: auth.clone(),
@@ -276,8 +277,8 @@ impl App {
             (scope, Owner { broker: source.broker.to_ascii_lowercase(), user: Some(source.user.clone()) })
         });
         let feeds = BusFeeds::new(bus_handle, registry.clone(), owners);
-        let (config, (inbox, metrics)) = (control_config(&settings), parts.control);
-        let channel = ControlParts { config, machine, inbox, feeds, metrics };
+        let (config, (inbox, counters)) = (control_config(&settings), parts.control);
+        let channel = ControlParts { config, machine, inbox, feeds, metrics: counters };
         let control = std::thread::Builder::new().name("control".into()).spawn(move || {
             let channel = control_channel(control, channel);
             let tasks = control_tasks(market, sim, invalidations, auth, registry);
@@ -288,7 +289,7 @@ impl App {
             let (config, metrics) = (door_config(&settings), parts.door_metrics);
             on_runtime("door", move || front_door(listener, config, metrics, door_stop, desks))?
         };
-        let state = admin_state(&settings, parts.handle.clone(), heartbeats, &addresses, life.clone(), parts.epoch);
+        let state = admin_state(&settings, metrics.clone(), heartbeats, &addresses, life.clone(), parts.epoch);
         let admin = on_runtime("admin", move || async move {
             if let Err(error) = admin::run(admin, scrape, state(), rest_stop).await {
                 tracing::error!(%error, "the admin server ended");
@@ -296,7 +297,7 @@ impl App {
         })?;
         life.set(State::Ready);
         let threads = vec![door_thread, ingest, bus, upkeep, control, admin];
-        Ok(Running { addresses, life, workers, door, rest, threads, metrics: parts.handle, shards: parts.shards })
+        Ok(Running { addresses, life, workers, door, rest, threads, metrics, shards: parts.shards })
     }
 }
 
@@ -453,7 +454,7 @@ async fn control_tasks(
 /// Makes the admin server's state on its own thread, for it need not be shared.
 fn admin_state(
     settings: &Settings,
-    metrics: PrometheusHandle,
+    metrics: MetricsPage,
     heartbeats: Arc<Heartbeats>,
     addresses: &Addresses,
     life: Life,
@@ -461,7 +462,8 @@ fn admin_state(
 ) -> impl FnOnce() -> AdminState + Send + 'static {
     let (addresses, hosts) = (addresses.clone(), settings.admin.hosts.clone());
     move || AdminState {
-        metrics,
+        exporter: metrics.exporter.clone(),
+        metrics: Box::new(move || metrics.render()),
         heartbeats,
         readiness: Box::new(move || Readiness {
             state: life.get(),

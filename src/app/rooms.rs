@@ -13,7 +13,6 @@ use crate::model::{ScopeId, WorkerId};
 use crate::net::accept;
 use crate::policy::{admission, slow_consumer};
 use crate::session::SessionConfig;
-use crate::shards;
 use crate::zmtp::listener::{self, Bound};
 use crate::zmtp::{Direction, Endpoint, link, router};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
@@ -152,8 +151,6 @@ pub(super) fn recorder() -> Result<PrometheusRecorder, StartError> {
         crate::adapter::metrics::BROKER_CALL_BUCKETS,
         crate::adapter::metrics::ADAPTER_START_BUCKETS,
         crate::registry::metrics::REFERENCES_BUCKETS,
-        shards::metrics::LOCK_WAIT_BUCKETS,
-        shards::metrics::LOCK_HOLD_BUCKETS,
     ];
     let mut builder = PrometheusBuilder::new();
     for (name, edges) in buckets {

@@ -16,7 +16,7 @@ mod tests;
 mod touched;
 
 use super::batch::{EncodedBatch, FrameKey, Kind};
-use super::index::{Index, Places};
+use super::index::{Index, Taken};
 use super::metrics::{EngineMetrics, WorkerStats};
 use super::queue::TickReceiver;
 use super::transport::Transport;
@@ -132,7 +132,7 @@ struct Connection {
     format: Format,
     class: Class,
     outbox: Outbox<FrameKey>,
-    places: Places,
+    taken: Taken,
     /// Subscriptions with terms of their own; most sessions have none.
     lanes: Option<Box<Lanes>>,
     /// Stands in `Inner::touched`.
@@ -203,7 +203,7 @@ impl Worker {
             format,
             class: Class::default(),
             outbox: Outbox::default(),
-            places: Places::default(),
+            taken: Taken::default(),
             lanes: None,
             touched: false,
             resuming: false,
@@ -248,6 +248,8 @@ impl Worker {
             return self.evict(&mut inner, id.slot, Eviction::Overflow);
         }
         let mut snapshots = EncodedBatch::new(Micros(0), Instant::now()).of_kind(Kind::Snapshots);
+        let entries = entries.into_iter();
+        connection.taken.reserve(entries.size_hint().0);
         for entry in entries {
             let Activate { key, floor, snapshot, terms } = activate(entry);
             inner.enter(id.slot, key, floor, terms);
@@ -292,7 +294,7 @@ impl Worker {
         for key in connection.outbox.clear_ticks() {
             newest.release(key);
         }
-        let keys: Vec<_> = connection.places.keys().copied().collect();
+        let keys = connection.taken.keys().to_vec();
         for key in keys {
             if inner.leave(id.slot, key) == Some(true) {
                 unwanted(key);

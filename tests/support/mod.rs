@@ -10,8 +10,9 @@ pub mod world;
 
 use bytes::BytesMut;
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tickcast::adapter::AdapterFactory;
@@ -147,7 +148,19 @@ impl Client {
 
     /// Upgrades with `path` and further header lines; also gives the response head.
     pub fn connect_to(at: SocketAddr, path: &str, headers: &str) -> (Self, String) {
-        let mut tcp = TcpStream::connect(at).expect("the server listens");
+        Client::over(TcpStream::connect(at).expect("the server listens"), path, headers)
+    }
+
+    /// The same from another address of this machine: a client address has some 28,000 ports only.
+    pub fn connect_from(from: IpAddr, at: SocketAddr, headers: &str) -> Self {
+        let socket = Socket::new(Domain::for_address(at), Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::new(from, 0).into()).expect("an address of loopback");
+        socket.connect(&at.into()).expect("the server listens");
+        Client::over(socket.into(), "/", headers).0
+    }
+
+    fn over(mut tcp: TcpStream, path: &str, headers: &str) -> (Self, String) {
+        let at = tcp.peer_addr().expect("connected");
         tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {at}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\

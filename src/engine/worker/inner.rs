@@ -1,4 +1,4 @@
-//! What a worker keeps in step when a session enters or leaves a key: index, places, lanes, snapshots, batches.
+//! What a worker keeps in step when a session enters or leaves a key: index, lanes, snapshots, batches.
 //!
 //! Tests: `tests.rs`.
 
@@ -18,8 +18,7 @@ impl Inner {
 
     pub(super) fn enter(&mut self, slot: u32, key: FrameKey, floor: u64, terms: Terms) {
         let connection = self.slots[slot as usize].connection.as_mut().expect("an open session subscribes");
-        if !connection.places.contains_key(&key) {
-            self.index.enter(key, Taker { slot, special: false, floor }, &mut connection.places);
+        if self.index.enter(key, Taker { slot, special: false, floor }, &mut connection.taken) {
             self.subscriptions += 1;
             self.begin_lane(slot, key, terms, floor);
         }
@@ -31,12 +30,7 @@ impl Inner {
         if connection.outbox.unmark(key) {
             self.newest.release(key);
         }
-        let mut moved = None;
-        let gone = self.index.leave(key, &mut connection.places, |other, place| moved = Some((other, place)));
-        if let Some((other, place)) = moved {
-            let other = self.slots[other as usize].connection.as_mut().expect("a taker is open");
-            other.places.insert(key, place);
-        }
+        let gone = self.index.leave(key, slot, &mut connection.taken);
         self.subscriptions -= usize::from(gone.is_some());
         gone
     }

@@ -241,9 +241,7 @@ impl Inner {
         let connection = self.slots[slot as usize].connection.as_mut().expect("an open session subscribes");
         let lane = Lane { terms, last: Some(floor), ..Lane::default() };
         connection.lanes.get_or_insert_default().by_key.insert(key, lane);
-        if let Some(&place) = connection.places.get(&key) {
-            self.index.set_special(key, place, true);
-        }
+        self.index.set_special(key, slot, true);
     }
 
     /// The session leaves `key`: what is held of it is dropped.
@@ -345,7 +343,9 @@ impl Worker {
     /// The session goes on taking `key`, on other terms. What was held goes at once.
     pub fn set_terms(self: &Rc<Self>, id: SessionId, key: FrameKey, terms: Terms) {
         let mut inner = self.inner.borrow_mut();
-        let Some(&place) = inner.connection(id).and_then(|c| c.places.get(&key)) else { return };
+        if !inner.connection(id).is_some_and(|c| c.taken.contains(key)) {
+            return;
+        }
         self.flush_held(&mut inner, id.slot, |held| held == key);
         let lossless = self.config.lossless;
         let Inner { slots, newest, index, .. } = &mut *inner;
@@ -361,7 +361,7 @@ impl Worker {
                 }
             }
         }
-        index.set_special(key, place, !terms.is_plain());
+        index.set_special(key, id.slot, !terms.is_plain());
         if !terms.is_plain() {
             let lane = connection.lanes.get_or_insert_default().by_key.entry(key).or_default();
             let goes_on = lane.terms.every && terms.every;

@@ -72,11 +72,13 @@ pub(super) async fn subscribe(sessions: &Rc<Sessions>, session: &Rc<Session>, re
         }
     });
     let mut fresh = Vec::new();
+    state.held.reserve(entries.len());
     for ((entry, outcome), terms) in entries.iter().zip(&outcomes).zip(terms) {
         if let Ok(granted) = outcome {
             let shard = sessions.shards.shard_of(entry.instrument.as_ref());
             let key = FrameKey::new(granted.stream, entry.mode, session.format, member.broker);
-            state.held.insert(entry.instrument.clone(), entry.mode, (key, granted.scale, shard));
+            let name = sessions.names.borrow_mut().intern(entry.instrument.as_ref());
+            state.held.insert(name, key, granted.scale);
             fresh.push(Fresh { entry, key, scale: granted.scale, shard, terms });
         }
     }
