@@ -1,6 +1,8 @@
 //! Phase one: every port bound, every queue made, nothing running. Phase two: the threads.
 
+use super::admin::AdminParts;
 use super::door::front_door;
+use super::overload::{ForcedFacts, OverloadGauge, OverloadWatch};
 use super::rooms::{
     bus_config, bus_specs, door_config, recorder, scoped, session_config, supervisor_config, worker_config,
     worker_count,
@@ -23,9 +25,9 @@ use crate::engine::Worker;
 use crate::engine::metrics::{EngineMetrics, WorkerStats};
 use crate::engine::queue::{Control, TickReceiver, tick_queue};
 use crate::limits;
-use crate::model::{Brokers, ByteBudget, Heartbeats, Micros, SourceSender, WorkerId, source_queue};
+use crate::model::{Brokers, ByteBudget, Heartbeats, Micros, SharedLevel, SourceSender, WorkerId, source_queue};
 use crate::net::accept;
-use crate::net::admin::{self, AdminState, Readiness, State};
+use crate::net::admin::{self, State};
 use crate::registry::metrics::RegistryMetrics;
 use crate::registry::{self, Registry, ScopedSource};
 use crate::session::{BeforeCommand, SessionConfig, SessionMetrics, Sessions};
@@ -85,6 +87,8 @@ pub struct Hooks {
     pub audit_every: Option<Duration>,
     /// Called before each command is carried out; a panic in it is an injected fault.
     pub before_command: Option<BeforeCommand>,
+    /// What the server believes of its load.
+    pub overload: Option<ForcedFacts>,
 }
 
 /// A server with its ports bound and nothing running.
@@ -120,6 +124,10 @@ pub(super) struct Parts {
     pub(super) before_command: Option<BeforeCommand>,
     audit_every: Duration,
     pub(super) epoch: u64,
+    /// How much the server sheds, for everybody who must know.
+    pub(super) overload: Arc<SharedLevel>,
+    overload_gauge: OverloadGauge,
+    forced_facts: Option<ForcedFacts>,
 }
 
 /// One worker's ends of its queues.
@@ -224,8 +232,17 @@ impl App {
         let heartbeat = heartbeats.handle("ingest").expect("named above");
         let (stop, wake, ingest) = (rest_stop.clone(), parts.wake.clone(), parts.ingest);
         let ingest = on_runtime("ingest", move || until(stop, ingest.run(new_sources, wake, heartbeat)))?;
+        let budget = ByteBudget::new(settings.bus.queue_bytes_max);
+        let watch = OverloadWatch {
+            workers: stats.iter().map(|(stats, _)| Arc::clone(stats)).collect(),
+            sources: Arc::clone(&budget),
+            outbox_bytes_total: settings.fanout.outbox_bytes_total,
+            level: Arc::clone(&parts.overload),
+            gauge: parts.overload_gauge,
+            forced: parts.forced_facts,
+        };
         let wiring = Wiring {
-            budget: ByteBudget::new(settings.bus.queue_bytes_max),
+            budget,
             overflow_budget: ByteBudget::new(settings.bus.queue_bytes_max),
             wake: parts.wake,
             sources,
@@ -260,7 +277,8 @@ impl App {
         };
         // A thread of its own: it visits every shard, and must delay nobody while it waits for one.
         let upkeep_stop = rest_stop.clone();
-        let upkeep = on_runtime("upkeep", move || until(upkeep_stop, upkeep.run()))?;
+        let upkeep =
+            on_runtime("upkeep", move || until(upkeep_stop, async { tokio::join!(upkeep.run(), watch.run()) }))?;
         let market = sim::Config { ticks_per_second: settings.sim.ticks_per_second, seed: settings.sim.seed };
         let (sim, invalidations, registry) = (parts.sim, parts.invalidations, parts.registry);
         let control_stop = rest_stop.clone();
@@ -270,12 +288,20 @@ impl App {
             pool.join();
         })?;
         let door_thread = {
-            let (config, metrics) = (door_config(&settings), parts.door_metrics);
+            let (config, metrics) = (door_config(&settings, &parts.overload), parts.door_metrics);
             on_runtime("door", move || front_door(listener, config, metrics, door_stop, desks))?
         };
-        let state = admin_state(&settings, parts.handle.clone(), heartbeats, &addresses, life.clone(), parts.epoch);
+        let state = AdminParts {
+            hosts: settings.admin.hosts.clone(),
+            metrics: parts.handle.clone(),
+            heartbeats,
+            addresses: addresses.clone(),
+            life: life.clone(),
+            overload: parts.overload,
+            epoch: parts.epoch,
+        };
         let admin = on_runtime("admin", move || async move {
-            if let Err(error) = admin::run(admin, scrape, state(), rest_stop).await {
+            if let Err(error) = admin::run(admin, scrape, state.open(), rest_stop).await {
                 tracing::error!(%error, "the admin server ended");
             }
         })?;
@@ -335,8 +361,9 @@ impl Parts {
         for id in 0..worker_count(settings) {
             let (ticks_tx, ticks) = tick_queue(settings.fanout.worker_queue_bytes_max, wake.clone());
             let control = mpsc::channel(limits::WORKER_CONTROL_MAX);
-            ends.push(WorkerEnd { ticks: ticks_tx, control: control.0.clone() });
-            workers.push(WorkerParts { id: WorkerId(id as u8), stats: Arc::default(), ticks, control });
+            let stats = Arc::<WorkerStats>::default();
+            ends.push(WorkerEnd { ticks: ticks_tx, control: control.0.clone(), stats: Arc::clone(&stats) });
+            workers.push(WorkerParts { id: WorkerId(id as u8), stats, ticks, control });
         }
         let (sim, sim_end) = match default {
             AdapterKind::Sim => {
@@ -381,6 +408,9 @@ impl Parts {
             before_command: hooks.before_command,
             audit_every: hooks.audit_every.unwrap_or(upkeep::AUDIT),
             epoch: Micros::now().millis(),
+            overload: Arc::default(),
+            overload_gauge: OverloadGauge::register(),
+            forced_facts: hooks.overload,
         }
     }
 }
@@ -440,30 +470,4 @@ async fn control_tasks(
         std::future::pending::<()>().await;
     };
     tokio::join!(market, upkeep::invalidate(invalidations, auth, registry));
-}
-
-/// Makes the admin server's state on its own thread, for it need not be shared.
-fn admin_state(
-    settings: &Settings,
-    metrics: PrometheusHandle,
-    heartbeats: Arc<Heartbeats>,
-    addresses: &Addresses,
-    life: Life,
-    epoch: u64,
-) -> impl FnOnce() -> AdminState + Send + 'static {
-    let (addresses, hosts) = (addresses.clone(), settings.admin.hosts.clone());
-    move || AdminState {
-        metrics,
-        heartbeats,
-        readiness: Box::new(move || Readiness {
-            state: life.get(),
-            listen: vec![addresses.ws.to_string()],
-            admin: addresses.admin.to_string(),
-            bus: addresses.bus.clone(),
-            control: "none".to_owned(),
-            epoch,
-        }),
-        routes: Vec::new(),
-        hosts,
-    }
 }

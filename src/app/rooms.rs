@@ -9,13 +9,14 @@ use crate::config::settings::{AdapterKind, CloseStyle, Normalise};
 use crate::engine::WorkerConfig;
 use crate::engine::metrics as engine_metrics;
 use crate::limits;
-use crate::model::{ScopeId, WorkerId};
+use crate::model::{ScopeId, SharedLevel, WorkerId};
 use crate::net::accept;
 use crate::policy::{admission, slow_consumer};
 use crate::session::SessionConfig;
 use crate::shards;
 use crate::zmtp::{Direction, Endpoint};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
+use std::sync::Arc;
 
 /// Upgrades under way at once; further connections wait in the kernel's backlog.
 const HANDSHAKES_MAX: usize = 2048;
@@ -103,6 +104,7 @@ pub(super) fn session_config(settings: &Settings, parts: &Parts) -> SessionConfi
             .as_ref()
             .and_then(|(switch, _)| parts.brokers.find(AdapterKind::Sim.label()).map(|label| (label, switch.clone()))),
         epoch: parts.epoch,
+        overload: Arc::clone(&parts.overload),
         before_command: parts.before_command.clone(),
     }
 }
@@ -143,12 +145,13 @@ pub(super) fn recorder() -> Result<PrometheusRecorder, StartError> {
     Ok(builder.build_recorder())
 }
 
-pub(super) fn door_config(settings: &Settings) -> accept::Config {
+pub(super) fn door_config(settings: &Settings, overload: &Arc<SharedLevel>) -> accept::Config {
     accept::Config {
         sessions: settings.limits.sessions,
         sessions_per_ip: settings.limits.sessions_per_ip,
         handshakes_max: HANDSHAKES_MAX,
         handshake: settings.limits.handshake,
         msgpack: true,
+        overload: Arc::clone(overload),
     }
 }

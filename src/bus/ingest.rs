@@ -15,6 +15,7 @@ use super::frames::{self, Cause, Item};
 use super::topic::{self, Topic};
 use crate::engine::batch::{EncodedBatch, FrameKey};
 use crate::engine::encode::{self, Encoded};
+use crate::engine::metrics::WorkerStats;
 use crate::engine::normalise::{self, DecodeError, Unit};
 use crate::engine::queue::{Control, TickSender};
 use crate::model::heartbeat::Heartbeat;
@@ -50,6 +51,8 @@ pub struct WorkerEnd {
     pub ticks: TickSender,
     /// Orders and gaps; never waits.
     pub control: mpsc::Sender<Control>,
+    /// Told how many ticks were offered and merged.
+    pub stats: Arc<WorkerStats>,
 }
 
 /// The simulated market as ingest sees it.
@@ -291,6 +294,7 @@ impl Ingest {
             let bit = 1u64 << w;
             if batch.workers & bit != 0 {
                 let merged = worker.end.ticks.push(&batch, bit);
+                worker.end.stats.load.offered(batch.frames.len() as u64, merged);
                 if merged > 0 {
                     self.metrics.merged_worker.increment(merged);
                 }

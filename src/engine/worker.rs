@@ -7,6 +7,7 @@
 
 mod flush;
 mod held;
+mod overload;
 #[cfg(test)]
 mod tests;
 
@@ -21,7 +22,7 @@ use crate::policy::pacing;
 use crate::policy::slow_consumer::{self, Verdict};
 use bytes::Bytes;
 use held::{Batches, NewestTable};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -85,6 +86,8 @@ pub struct Worker {
     stats: Arc<WorkerStats>,
     /// Outbox bytes of all workers, as each last reported.
     outbox_total: Arc<AtomicUsize>,
+    /// The longest rest between two flushes at the present overload level.
+    max_delay: Cell<Duration>,
     inner: RefCell<Inner>,
     evicted: Notify,
 }
@@ -144,6 +147,7 @@ impl Worker {
         outbox_total: Arc<AtomicUsize>,
     ) -> Rc<Self> {
         Rc::new(Worker {
+            max_delay: Cell::new(config.flush_max_delay),
             config,
             metrics,
             stats,
@@ -239,7 +243,7 @@ impl Worker {
         // Between flushes nobody else's spans refer to a batch.
         if inner.touched.is_empty() {
             let next = inner.batches.next();
-            inner.batches.release(next);
+            let _ = inner.batches.release(next);
         }
         self.stats.subscriptions.store(inner.subscriptions, Ordering::Relaxed);
     }
@@ -327,19 +331,20 @@ impl Worker {
             while !self.inner.borrow().touched.is_empty() {
                 let started = Instant::now();
                 self.flush_pass(&mut ticks).await;
-                let rest = pacing::rest_after(started.elapsed(), self.config.flush_max_delay);
+                let rest = pacing::rest_after(started.elapsed(), self.max_delay.get());
                 if !rest.is_zero() {
                     tokio::time::sleep(rest).await;
                 }
                 self.take_up(&mut ticks);
             }
-            self.inner.borrow_mut().release_all();
+            self.release_all();
         }
     }
 
     /// Housekeeping, called a few times a second: stalled lossless lanes, the total of all outboxes, gauges.
     pub fn sweep(self: &Rc<Self>, now: Instant, late_by: Duration) {
         self.metrics.loop_lag.record(late_by.as_secs_f64());
+        self.stats.load.swept(late_by);
         let mut inner = self.inner.borrow_mut();
         self.tell_counters(&mut inner.sent);
         // What sessions given up still hold is on its way out: counting it would cost others their place.
@@ -432,6 +437,7 @@ impl Worker {
             }
         }
         self.stats.batches.fetch_add(1, Ordering::Relaxed);
+        self.stats.load.holds(inner.batches.held.len());
     }
 }
 
@@ -478,13 +484,6 @@ impl Inner {
             } else {
                 connection.outbox.mark_snapshot(frame.key, snapshots.bytes(frame));
             }
-        }
-    }
-
-    fn release_all(&mut self) {
-        if self.touched.is_empty() {
-            let next = self.batches.next();
-            self.batches.release(next);
         }
     }
 }

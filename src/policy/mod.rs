@@ -4,8 +4,10 @@
 //! - [`backoff`]: when to try again.
 //! - [`admission`]: how many commands or attempts a peer may make.
 //! - [`slow_consumer`]: when a session that does not read is given up.
+//! - [`overload`]: how much the server sheds.
 
 pub mod admission;
 pub mod backoff;
+pub mod overload;
 pub mod pacing;
 pub mod slow_consumer;

@@ -21,6 +21,31 @@ pub(super) struct Subscription {
     pub(super) shard: ShardIndex,
     /// Place in the order of subscribing.
     order: u64,
+    /// Notices asked for with it.
+    notices: Notices,
+}
+
+/// Which notices a subscription asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Notices {
+    /// About the feed's state.
+    pub(super) feed_status: bool,
+    /// About the server's overload level.
+    pub(super) overload: bool,
+}
+
+/// Subscriptions that ask for each notice.
+#[derive(Debug, Default)]
+struct Asking {
+    feed_status: u32,
+    overload: u32,
+}
+
+impl Asking {
+    fn replace(&mut self, old: Notices, new: Notices) {
+        self.feed_status = self.feed_status + u32::from(new.feed_status) - u32::from(old.feed_status);
+        self.overload = self.overload + u32::from(new.overload) - u32::from(old.overload);
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +77,7 @@ impl Equivalent<Key> for KeyRef<'_> {
 pub(super) struct Held {
     entries: HashMap<Key, Subscription, ahash::RandomState>,
     next: u64,
+    asking: Asking,
 }
 
 impl Held {
@@ -65,7 +91,8 @@ impl Held {
         let (key, scale, shard) = subscription;
         let order = self.next;
         self.next += 1;
-        self.entries.insert(Key(instrument, mode), Subscription { key, scale, shard, order });
+        self.entries
+            .insert(Key(instrument, mode), Subscription { key, scale, shard, order, notices: Notices::default() });
     }
 
     /// The subscription to `instrument` in `mode`.
@@ -75,7 +102,21 @@ impl Held {
 
     /// Removes one subscription.
     pub(super) fn remove(&mut self, instrument: InstrumentRef<'_>, mode: Mode) -> Option<Subscription> {
-        self.entries.remove(&KeyRef(instrument, mode))
+        let removed = self.entries.remove(&KeyRef(instrument, mode))?;
+        self.asking.replace(removed.notices, Notices::default());
+        Some(removed)
+    }
+
+    /// Replaces the notices that a held subscription asks for.
+    pub(super) fn set_notices(&mut self, instrument: InstrumentRef<'_>, mode: Mode, notices: Notices) {
+        if let Some(held) = self.entries.get_mut(&KeyRef(instrument, mode)) {
+            self.asking.replace(std::mem::replace(&mut held.notices, notices), notices);
+        }
+    }
+
+    /// The notices that some subscription asks for.
+    pub(super) fn notices(&self) -> Notices {
+        Notices { feed_status: self.asking.feed_status > 0, overload: self.asking.overload > 0 }
     }
 
     /// The subscription goes on under another frame key.
@@ -106,6 +147,7 @@ impl Held {
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
         self.entries = HashMap::default();
+        self.asking = Asking::default();
     }
 }
 
@@ -139,6 +181,24 @@ mod tests {
         ] {
             assert_eq!(held(holds).meant(SBIN, choice), want, "{holds:?} {choice:?}");
         }
+    }
+
+    #[test]
+    fn notices_are_due_while_a_subscription_asks_for_them() {
+        let mut held = held(&[Mode::Ltp, Mode::Quote]);
+        assert_eq!(held.notices(), Notices::default());
+        let (both, one) =
+            (Notices { feed_status: true, overload: true }, Notices { feed_status: false, overload: true });
+        held.set_notices(SBIN, Mode::Ltp, both);
+        held.set_notices(SBIN, Mode::Quote, both);
+        held.set_notices(SBIN, Mode::Ltp, one);
+        assert_eq!(held.notices(), both);
+        held.remove(SBIN, Mode::Quote);
+        assert_eq!(held.notices(), one, "new options have replaced the old ones");
+        held.set_notices(SBIN, Mode::Depth, both);
+        assert_eq!(held.notices(), one, "nobody holds it");
+        held.clear();
+        assert_eq!(held.notices(), Notices::default());
     }
 
     #[test]

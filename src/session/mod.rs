@@ -10,6 +10,7 @@ mod commands;
 mod follow;
 mod held;
 mod metrics;
+mod overload;
 mod reader;
 mod state;
 
@@ -21,7 +22,7 @@ use crate::engine::queue::{Control, SessionHoldings};
 use crate::engine::worker::Eviction;
 use crate::engine::{FrameKey, Transport, Worker};
 use crate::model::heartbeat::Heartbeat;
-use crate::model::{BrokerId, Brokers, Format, InstrumentRef, Mode, SessionId};
+use crate::model::{BrokerId, Brokers, Format, InstrumentRef, Level, Mode, SessionId, SharedLevel};
 use crate::policy::admission;
 use crate::registry::Registry;
 use crate::shards::{Interest, Shards};
@@ -80,6 +81,8 @@ pub struct SessionConfig {
     pub sim: Option<(BrokerId, SimSwitch)>,
     /// Told to clients: ids and sequence numbers compare only within one.
     pub epoch: u64,
+    /// How much the server sheds.
+    pub overload: Arc<SharedLevel>,
     /// Called before each command is carried out; tests inject faults here.
     pub before_command: Option<BeforeCommand>,
 }
@@ -114,6 +117,10 @@ pub struct Sessions {
     orders: RefCell<HashMap<Arc<str>, HashSet<SessionId>>>,
     scratch: RefCell<Vec<u8>>,
     draining: Cell<bool>,
+    /// The overload level that worker and sessions know of.
+    level: Cell<Level>,
+    /// When the slowest may be closed again.
+    next_shed: Cell<Instant>,
 }
 
 impl Sessions {
@@ -139,6 +146,8 @@ impl Sessions {
             orders: RefCell::default(),
             scratch: RefCell::new(vec![0; READ_BYTES]),
             draining: Cell::new(false),
+            level: Cell::default(),
+            next_shed: Cell::new(Instant::now()),
         })
     }
 
@@ -175,6 +184,7 @@ impl Sessions {
                     self.worker.sweep(Instant::now(), now.saturating_duration_since(due));
                     due = tokio::time::Instant::now() + SWEEP;
                     self.sweep(Instant::now());
+                    self.follow_overload(Instant::now());
                 }
             }
             if self.draining.get() && self.open.borrow().is_empty() && arrivals.is_empty() {

@@ -5,7 +5,7 @@
 use super::held::Held;
 use crate::auth::Identity;
 use crate::engine::Transport;
-use crate::model::{Format, Instrument, Mode, SessionId};
+use crate::model::{Class, Format, Instrument, Mode, SessionId};
 use crate::policy::admission::TokenBucket;
 use crate::registry::Member;
 use crate::wire::command::{Command, CommandError};
@@ -66,6 +66,14 @@ impl State {
     pub(super) fn user(&self) -> Option<&Arc<str>> {
         match &self.phase {
             Phase::Live { identity, .. } => Some(&identity.user),
+            _ => None,
+        }
+    }
+
+    /// How much the session matters under overload, once a key has been verified.
+    pub(super) fn class(&self) -> Option<Class> {
+        match &self.phase {
+            Phase::Live { identity, .. } => Some(identity.class),
             _ => None,
         }
     }

@@ -48,7 +48,7 @@ impl Bench {
                 Arc::clone(&shards),
                 Arc::clone(&brokers),
                 IngestMetrics::register(),
-                vec![WorkerEnd { ticks: tx, control: control_tx }],
+                vec![WorkerEnd { ticks: tx, control: control_tx, stats: Arc::default() }],
                 sim,
                 invalidate_tx,
             )

@@ -1,0 +1,45 @@
+//! What the admin server shows, gathered from the rooms.
+//!
+//! In: handles of everything that is shown. Out: [`AdminState`], made on the admin thread, since it need not be shared.
+
+use super::{Addresses, Life};
+use crate::model::{Heartbeats, Level, SharedLevel};
+use crate::net::admin::{AdminState, Readiness, State};
+use crate::policy::overload;
+use metrics_exporter_prometheus::PrometheusHandle;
+use std::sync::Arc;
+
+/// The parts of [`AdminState`] on their way to its thread.
+pub(super) struct AdminParts {
+    pub(super) hosts: Vec<String>,
+    pub(super) metrics: PrometheusHandle,
+    pub(super) heartbeats: Arc<Heartbeats>,
+    pub(super) addresses: Addresses,
+    pub(super) life: Life,
+    pub(super) overload: Arc<SharedLevel>,
+    pub(super) epoch: u64,
+}
+
+impl AdminParts {
+    /// The state, on the thread that will serve it.
+    pub(super) fn open(self) -> AdminState {
+        let AdminParts { hosts, metrics, heartbeats, addresses, life, overload, epoch } = self;
+        let readiness = Box::new(move || {
+            let level = overload.get();
+            Readiness {
+                // Longer pacing takes nothing from anybody.
+                state: match life.get() {
+                    State::Ready if level >= Level::Conflated => State::Degraded,
+                    state => state,
+                },
+                accepting: overload::takes_sessions(level),
+                listen: vec![addresses.ws.to_string()],
+                admin: addresses.admin.to_string(),
+                bus: addresses.bus.clone(),
+                control: "none".to_owned(),
+                epoch,
+            }
+        });
+        AdminState { metrics, heartbeats, readiness, routes: Vec::new(), hosts }
+    }
+}
