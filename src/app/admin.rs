@@ -4,8 +4,9 @@
 
 use super::{Addresses, Life};
 use crate::model::{Heartbeats, Level, SharedLevel};
-use crate::net::admin::{AdminState, Readiness, State};
+use crate::net::admin::{AdminState, Readiness, Reply, Route, State};
 use crate::policy::overload;
+use crate::session::feeds::Feeds;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::sync::Arc;
 
@@ -17,13 +18,14 @@ pub(super) struct AdminParts {
     pub(super) addresses: Addresses,
     pub(super) life: Life,
     pub(super) overload: Arc<SharedLevel>,
+    pub(super) feeds: Arc<Feeds>,
     pub(super) epoch: u64,
 }
 
 impl AdminParts {
     /// The state, on the thread that will serve it.
     pub(super) fn open(self) -> AdminState {
-        let AdminParts { hosts, metrics, heartbeats, addresses, life, overload, epoch } = self;
+        let AdminParts { hosts, metrics, heartbeats, addresses, life, overload, feeds, epoch } = self;
         let readiness = Box::new(move || {
             let level = overload.get();
             Readiness {
@@ -40,6 +42,14 @@ impl AdminParts {
                 epoch,
             }
         });
-        AdminState { metrics, heartbeats, readiness, routes: Vec::new(), hosts }
+        let feeds = Route {
+            path: "/feeds",
+            about: "each user's feed: state, silence, subscriptions",
+            answer: Box::new(move |_| {
+                let body = serde_json::json!({ "feeds": feeds.report() });
+                Reply::json(body.to_string())
+            }),
+        };
+        AdminState { metrics, heartbeats, readiness, routes: vec![feeds], hosts }
     }
 }

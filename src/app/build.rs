@@ -4,7 +4,7 @@ use super::admin::AdminParts;
 use super::door::front_door;
 use super::overload::{ForcedFacts, OverloadGauge, OverloadWatch};
 use super::rooms::{
-    bus_config, bus_specs, door_config, recorder, scoped, session_config, supervisor_config, worker_config,
+    bus_config, bus_specs, door_config, feed_kinds, recorder, scoped, session_config, supervisor_config, worker_config,
     worker_count,
 };
 use super::upkeep::{self, Upkeep, WorkerGauges};
@@ -25,11 +25,14 @@ use crate::engine::Worker;
 use crate::engine::metrics::{EngineMetrics, WorkerStats};
 use crate::engine::queue::{Control, TickReceiver, tick_queue};
 use crate::limits;
-use crate::model::{Brokers, ByteBudget, Heartbeats, Micros, SharedLevel, SourceSender, WorkerId, source_queue};
+use crate::model::{
+    Brokers, ByteBudget, FeedClock, Heartbeats, Micros, SharedLevel, SourceSender, WorkerId, source_queue,
+};
 use crate::net::accept;
 use crate::net::admin::{self, State};
 use crate::registry::metrics::RegistryMetrics;
 use crate::registry::{self, Registry, ScopedSource};
+use crate::session::feeds::{FeedTimes, Feeds};
 use crate::session::{BeforeCommand, SessionConfig, SessionMetrics, Sessions};
 use crate::shards::{self, Shards};
 use ::metrics::with_local_recorder;
@@ -89,6 +92,8 @@ pub struct Hooks {
     pub before_command: Option<BeforeCommand>,
     /// What the server believes of its load.
     pub overload: Option<ForcedFacts>,
+    /// When silence of a feed counts.
+    pub feed_times: Option<FeedTimes>,
 }
 
 /// A server with its ports bound and nothing running.
@@ -128,6 +133,7 @@ pub(super) struct Parts {
     pub(super) overload: Arc<SharedLevel>,
     overload_gauge: OverloadGauge,
     forced_facts: Option<ForcedFacts>,
+    pub(super) feeds: Arc<Feeds>,
 }
 
 /// One worker's ends of its queues.
@@ -263,6 +269,8 @@ impl App {
             }
         })?;
         let endpoints = statuses.recv().map_err(|_| std::io::Error::other("the bus could not be started"))?;
+        parts.feeds.set_endpoints(endpoints.clone());
+        let feeds = Arc::clone(&parts.feeds);
         let sim_switch = parts.sim.as_ref().map(|(switch, _)| switch.clone());
         let upkeep = Upkeep {
             auth: auth.clone(),
@@ -277,8 +285,9 @@ impl App {
         };
         // A thread of its own: it visits every shard, and must delay nobody while it waits for one.
         let upkeep_stop = rest_stop.clone();
-        let upkeep =
-            on_runtime("upkeep", move || until(upkeep_stop, async { tokio::join!(upkeep.run(), watch.run()) }))?;
+        let upkeep = on_runtime("upkeep", move || {
+            until(upkeep_stop, async { tokio::join!(upkeep.run(), watch.run(), feeds.run()) })
+        })?;
         let market = sim::Config { ticks_per_second: settings.sim.ticks_per_second, seed: settings.sim.seed };
         let (sim, invalidations, registry) = (parts.sim, parts.invalidations, parts.registry);
         let control_stop = rest_stop.clone();
@@ -298,6 +307,7 @@ impl App {
             addresses: addresses.clone(),
             life: life.clone(),
             overload: parts.overload,
+            feeds: parts.feeds,
             epoch: parts.epoch,
         };
         let admin = on_runtime("admin", move || async move {
@@ -376,6 +386,7 @@ impl Parts {
             AdapterKind::Bus => (None, None),
         };
         let (invalidate, invalidations) = mpsc::channel(INVALIDATIONS_MAX);
+        let clock = Arc::new(FeedClock::new(Instant::now()));
         let ingest_config = IngestConfig {
             pass_through: settings.fanout.normalise == Normalise::Off,
             sim_label: brokers.find(AdapterKind::Sim.label()).filter(|_| default == AdapterKind::Sim),
@@ -388,7 +399,11 @@ impl Parts {
             ends,
             sim_end,
             invalidate,
+            Arc::clone(&clock),
         );
+        let sim_switch = sim.as_ref().map(|(switch, _)| switch.clone());
+        let times = hooks.feed_times.unwrap_or_default();
+        let feeds = Feeds::new(times, Arc::clone(&registry), clock, feed_kinds(settings, sim_switch));
         Parts {
             handle: recorder.handle(),
             brokers,
@@ -411,6 +426,7 @@ impl Parts {
             overload: Arc::default(),
             overload_gauge: OverloadGauge::register(),
             forced_facts: hooks.overload,
+            feeds,
         }
     }
 }

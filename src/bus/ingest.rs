@@ -20,7 +20,7 @@ use crate::engine::normalise::{self, DecodeError, Unit};
 use crate::engine::queue::{Control, TickSender};
 use crate::model::heartbeat::Heartbeat;
 use crate::model::queue::SourceReceiver;
-use crate::model::{BrokerId, Brokers, Micros, ScopeId, SourceMessage};
+use crate::model::{BrokerId, Brokers, FeedClock, Micros, ScopeId, SourceMessage};
 use crate::shards::{ShardIndex, Shards, TickIn, TickOut};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -77,6 +77,7 @@ pub struct Ingest {
     invalidations: mpsc::Sender<frames::Invalidate>,
     /// Waiting for room there.
     invalidates: VecDeque<frames::Invalidate>,
+    clock: Arc<FeedClock>,
     outs: Vec<TickOut>,
 }
 
@@ -98,6 +99,7 @@ impl Ingest {
         workers: Vec<WorkerEnd>,
         sim: Option<SimEnd>,
         invalidations: mpsc::Sender<frames::Invalidate>,
+        clock: Arc<FeedClock>,
     ) -> Self {
         metrics.sim_active.set(if sim.is_some() { 1.0 } else { 0.0 });
         Ingest {
@@ -111,6 +113,7 @@ impl Ingest {
             sim,
             invalidations,
             invalidates: VecDeque::new(),
+            clock,
             outs: Vec::new(),
         }
     }
@@ -187,6 +190,7 @@ impl Ingest {
     fn pass(&mut self, messages: &[SourceMessage]) {
         let mut ticks: Vec<(ShardIndex, TickIn<'_>)> = Vec::new();
         let mut items = Vec::new();
+        let reading = self.clock.reading(Instant::now());
         for message in messages {
             items.clear();
             let rejected = &mut |cause| self.metrics.reject(cause);
@@ -202,6 +206,7 @@ impl Ingest {
                     Ok(Topic::Tick { broker, instrument, mode }) => {
                         // A prefix that no user's broker has matches nobody, but the value is still kept.
                         let broker = broker.map(|name| self.brokers.find(name).unwrap_or(BrokerId(u16::MAX)));
+                        self.clock.ticked(message.scope, broker, reading);
                         let tick = TickIn {
                             position: ticks.len() as u32,
                             scope: message.scope,

@@ -4,6 +4,7 @@
 //! in `time.rs`. Queue types that cross rooms live here too, below both of their ends.
 
 pub mod event;
+pub mod feed;
 pub mod heartbeat;
 pub mod id;
 pub mod instrument;
@@ -14,6 +15,7 @@ pub mod queue;
 pub mod time;
 
 pub use event::{Encoding, SourceMessage};
+pub use feed::{FeedClock, FeedState};
 pub use heartbeat::{Heartbeat, Heartbeats};
 pub use id::{BrokerId, Brokers, ScopeId, SessionId, StreamId, UserId, WorkerId};
 pub use instrument::{Instrument, InstrumentRef};

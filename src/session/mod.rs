@@ -7,6 +7,7 @@
 //! front door or of brokers. Tests: `transcript`, `errors`, `checklist`, `limits`, `snapshots` and `hostile_clients` in `tests/`.
 
 mod commands;
+pub mod feeds;
 mod follow;
 mod held;
 mod metrics;
@@ -81,6 +82,8 @@ pub struct SessionConfig {
     pub sim: Option<(BrokerId, SimSwitch)>,
     /// Told to clients: ids and sequence numbers compare only within one.
     pub epoch: u64,
+    /// How users' feeds are.
+    pub feeds: Arc<feeds::Feeds>,
     /// How much the server sheds.
     pub overload: Arc<SharedLevel>,
     /// Called before each command is carried out; tests inject faults here.
@@ -162,6 +165,7 @@ impl Sessions {
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut due = tokio::time::Instant::now();
         let mut sources = self.registry.source_changes();
+        let mut feeds = self.config.feeds.changes();
         loop {
             tokio::select! {
                 Some(new) = arrivals.recv() => self.open(new),
@@ -178,6 +182,7 @@ impl Sessions {
                     Some(Control::Drain) | None => self.drain(),
                 },
                 Ok(()) = sources.changed() => self.follow_all(),
+                Ok(()) = feeds.changed() => self.tell_feeds(),
                 (id, why) = self.worker.next_eviction() => self.evicted(id, why),
                 now = timer.tick() => {
                     heartbeat.beat(Instant::now());
@@ -219,6 +224,7 @@ impl Sessions {
                 commands: Default::default(),
                 auth_failures: 0,
                 orders: false,
+                feed_told: None,
                 ping: Ping { next: now + self.config.ping_interval, due: None },
             }),
             _permit: new.permit,

@@ -5,7 +5,7 @@
 use super::held::Held;
 use crate::auth::Identity;
 use crate::engine::Transport;
-use crate::model::{Class, Format, Instrument, Mode, SessionId};
+use crate::model::{Class, FeedState, Format, Instrument, Mode, SessionId};
 use crate::policy::admission::TokenBucket;
 use crate::registry::Member;
 use crate::wire::command::{Command, CommandError};
@@ -41,6 +41,8 @@ pub(super) struct State {
     pub(super) commands: TokenBucket,
     pub(super) auth_failures: u32,
     pub(super) orders: bool,
+    /// The last state of its feed that it was told.
+    pub(super) feed_told: Option<FeedState>,
     pub(super) ping: Ping,
 }
 

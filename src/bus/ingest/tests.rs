@@ -51,6 +51,7 @@ impl Bench {
                 vec![WorkerEnd { ticks: tx, control: control_tx, stats: Arc::default() }],
                 sim,
                 invalidate_tx,
+                Arc::new(crate::model::FeedClock::new(Instant::now())),
             )
         });
         Bench { ingest, shards, ticks, control, invalidations, metrics: recorder.handle(), brokers }

@@ -86,7 +86,7 @@ pub(super) async fn subscribe(sessions: &Rc<Sessions>, session: &Rc<Session>, re
     }
     // Asked before values are read: once the simulated market is over, none of its values is left to be taken for a real one.
     let label = sessions.label(member.broker);
-    let live = sessions.registry.adapter_status(member.user) == "connected";
+    let live = sessions.feed_is_live(member.user);
     let frame = reply::frame(session.format, &ack).into();
     sessions.worker.activate(session.id, Some(frame), fresh, |fresh| {
         let key = fresh.key;
@@ -114,6 +114,9 @@ fn notices(sessions: &Sessions, session: &Session, entries: &[Result<Entry, Entr
     drop(state);
     if now.overload && !before.overload {
         sessions.tell_overload(session);
+    }
+    if now.feed_status && !before.feed_status {
+        sessions.tell_feed_now(session);
     }
 }
 
