@@ -41,6 +41,7 @@ mod tests {
             body: Bytes::from_static(body),
             t_recv: Micros(1),
             scope: ScopeId::SHARED,
+            merged: 0,
         };
         let mut seen = Vec::new();
         explode(Arc::new(Brokers::new()))(&message, &mut |kind, topic, _| {

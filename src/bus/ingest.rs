@@ -16,12 +16,12 @@ use super::topic::{self, Topic};
 use crate::engine::batch::{EncodedBatch, FrameKey};
 use crate::engine::encode::{self, Encoded};
 use crate::engine::metrics::WorkerStats;
-use crate::engine::normalise::{self, DecodeError, Unit};
+use crate::engine::normalise::{self, DecodeError, Decoded, Unit};
 use crate::engine::queue::{Control, TickSender};
 use crate::model::heartbeat::Heartbeat;
 use crate::model::queue::SourceReceiver;
-use crate::model::{BrokerId, Brokers, FeedClock, Micros, ScopeId, SourceMessage};
-use crate::shards::{ShardIndex, Shards, TickIn, TickOut};
+use crate::model::{BrokerId, Brokers, FeedClock, Micros, Mode, ScopeId, SourceMessage};
+use crate::shards::{Serves, ShardIndex, Shards, TickIn, TickOut};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -87,6 +87,14 @@ struct Worker {
     gaps: VecDeque<Arc<str>>,
     /// There are more of them than `gaps` holds.
     gaps_all: bool,
+    /// It is to be told that ticks were lost.
+    ticks_lost: bool,
+}
+
+impl Worker {
+    fn new(end: WorkerEnd) -> Self {
+        Worker { end, gaps: VecDeque::new(), gaps_all: false, ticks_lost: false }
+    }
 }
 
 impl Ingest {
@@ -107,7 +115,7 @@ impl Ingest {
             shards,
             brokers,
             metrics,
-            workers: workers.into_iter().map(|end| Worker { end, gaps: VecDeque::new(), gaps_all: false }).collect(),
+            workers: workers.into_iter().map(Worker::new).collect(),
             sources: Vec::new(),
             turn: 0,
             sim,
@@ -156,6 +164,8 @@ impl Ingest {
 
     /// Takes one message from each source in turn until a pass is full or all are empty.
     fn take_up(&mut self, messages: &mut Vec<SourceMessage>) {
+        let lost = self.sources.iter().filter(|s| s.take_loss()).count() > 0;
+        self.workers.iter_mut().for_each(|worker| worker.ticks_lost |= lost);
         self.sources.retain(|s| !s.is_closed());
         let mut bytes = 0;
         // A peer that has gone may be back already as a new source: what it said before goes first.
@@ -215,7 +225,8 @@ impl Ingest {
                             broker,
                             payload: item.payload,
                             encoding: item.encoding,
-                            serves_lower: frames::has_ltp(item.payload, item.encoding),
+                            serves: Serves::Unread { lower: frames::has_ltp(item.payload, item.encoding) },
+                            merged: message.merged,
                             t_recv: message.t_recv,
                         };
                         ticks.push((self.shards.shard_of(instrument), tick));
@@ -240,17 +251,40 @@ impl Ingest {
         by_shard.sort_by_key(|&i| ticks[i as usize].0);
         let mut outs = std::mem::take(&mut self.outs);
         let mut slice = Vec::with_capacity(ticks.len());
+        let (mut later, mut read) = (Vec::new(), Vec::new());
         for group in by_shard.chunk_by(|&a, &b| ticks[a as usize].0 == ticks[b as usize].0) {
+            let shard = ticks[group[0] as usize].0;
             slice.clear();
             slice.extend(group.iter().map(|&i| ticks[i as usize].1));
-            let seen = self.shards.ingest(ticks[group[0] as usize].0, &slice, &mut outs);
+            later.clear();
+            let mut seen = self.shards.ingest(shard, &slice, &mut outs, &mut later);
+            if !later.is_empty() {
+                // Somebody wants these streams. What a payload serves decides its `seq`, so it is read before the shard takes it; whoever
+                // comes or goes meanwhile is met by the second visit.
+                slice.clear();
+                for &position in &later {
+                    let tick = ticks[position as usize].1;
+                    if let Some(decoded) = self.read(&tick) {
+                        let serves = Serves::Known(Mode::ALL.map(|m| decoded.serves(m, tick.mode)));
+                        slice.push(TickIn { serves, ..tick });
+                        read.push((position, decoded));
+                    }
+                }
+                seen += self.shards.ingest(shard, &slice, &mut outs, &mut later);
+            }
             self.metrics.ingested(&seen);
+            // A tick for which there was no room, of a stream that somebody wants, had no number yet.
+            self.workers.iter_mut().for_each(|worker| worker.ticks_lost |= seen.lost > 0);
         }
         // Shards were served one after the other; the batch goes out in the order in which its ticks came.
         outs.sort_unstable_by_key(|out| out.position);
+        read.sort_unstable_by_key(|(position, _)| *position);
         let mut batch = EncodedBatch::new(oldest.t_recv, read_at(oldest.t_recv));
+        let mut read = read.iter();
         for out in &outs {
-            self.encode(&mut batch, &ticks[out.position as usize].1, out);
+            let (_, decoded) =
+                read.find(|(position, _)| *position == out.position).expect("only what was read is handed out");
+            self.encode(&mut batch, &ticks[out.position as usize].1, decoded, out);
         }
         outs.clear();
         self.outs = outs;
@@ -258,19 +292,26 @@ impl Ingest {
         self.hand_over(batch);
     }
 
-    fn encode(&mut self, batch: &mut EncodedBatch, tick: &TickIn<'_>, out: &TickOut) {
+    /// Checks the payload; one that cannot be read is counted, and is nothing to anybody.
+    fn read<'a>(&mut self, tick: &TickIn<'a>) -> Option<Decoded<'a>> {
         let broker = tick.broker.map(|id| self.brokers.name(id));
         let unit = Unit { broker, venue: tick.instrument.venue };
-        let decoded = match normalise::decode(tick.payload, tick.encoding, unit) {
-            Ok(decoded) => decoded,
-            Err(DecodeError::UnknownUnit) => return self.metrics.reject(Cause::UnknownUnit),
-            Err(_) => return self.metrics.reject(Cause::Payload),
-        };
-        self.metrics.decoded(decoded.age_basis(), tick.t_recv);
+        match normalise::decode(tick.payload, tick.encoding, unit) {
+            Ok(decoded) => {
+                self.metrics.decoded(decoded.age_basis(), tick.t_recv);
+                return Some(decoded);
+            }
+            Err(DecodeError::UnknownUnit) => self.metrics.reject(Cause::UnknownUnit),
+            Err(_) => self.metrics.reject(Cause::Payload),
+        }
+        None
+    }
+
+    fn encode(&mut self, batch: &mut EncodedBatch, tick: &TickIn<'_>, payload: &Decoded<'_>, out: &TickOut) {
         let frame = encode::Tick {
             instrument: tick.instrument,
             mode: tick.mode,
-            payload: &decoded,
+            payload,
             t_recv: tick.t_recv,
             scale: out.scale,
             pass_through: self.config.pass_through,
@@ -311,6 +352,8 @@ impl Ingest {
     fn retry_workers(&mut self) {
         for (w, worker) in self.workers.iter_mut().enumerate() {
             worker.end.ticks.retry(1u64 << w);
+            worker.ticks_lost = worker.ticks_lost
+                && matches!(worker.end.control.try_send(Control::TicksLost), Err(mpsc::error::TrySendError::Full(_)));
             if worker.gaps_all {
                 match worker.end.control.try_send(Control::OrderGapAll) {
                     Err(mpsc::error::TrySendError::Full(_)) => continue,

@@ -11,6 +11,8 @@ use hashbrown::HashMap;
 pub struct Taker {
     /// The session's slot in its worker.
     pub slot: u32,
+    /// It takes the key on terms of its own.
+    pub special: bool,
     /// Ticks at or below this number were in its snapshot, or came before it subscribed.
     pub floor: u64,
 }
@@ -55,6 +57,13 @@ impl Index {
         Some(false)
     }
 
+    /// Whether the taker of `key` at `place` has terms of its own.
+    pub fn set_special(&mut self, key: FrameKey, place: u32, special: bool) {
+        if let Some(taker) = self.takers.get_mut(&key).and_then(|list| list.get_mut(place as usize)) {
+            taker.special = special;
+        }
+    }
+
     /// Frame keys that somebody takes.
     pub fn len(&self) -> usize {
         self.takers.len()
@@ -86,7 +95,7 @@ mod tests {
             for (slot, stream, enter) in ops {
                 let mut own = places.remove(&slot).unwrap_or_default();
                 if enter && !own.contains_key(&key(stream)) {
-                    let first = index.enter(key(stream), Taker { slot, floor: 0 }, &mut own);
+                    let first = index.enter(key(stream), Taker { slot, special: false, floor: 0 }, &mut own);
                     prop_assert_eq!(first, !naive.iter().any(|&(_, s)| s == stream));
                     naive.insert((slot, stream));
                 } else if !enter {

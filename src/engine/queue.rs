@@ -199,6 +199,8 @@ pub enum Control {
     },
     /// Order updates of more users were lost than anybody kept count of: every session that asked for orders is closed, 4408.
     OrderGapAll,
+    /// Ticks were lost before they got a number, of nobody knows which instruments: sessions that were promised every tick are closed, 4408.
+    TicksLost,
     /// What each session holds is asked for, for the auditor.
     Audit(oneshot::Sender<Vec<SessionHoldings>>),
     /// These keys, by fingerprint, have been revoked: their sessions end, 4403.

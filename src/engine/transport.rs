@@ -11,6 +11,44 @@ use tokio::net::TcpStream;
 pub enum Transport {
     /// Bytes go to the kernel as they are.
     Plain(TcpStream),
+    /// A test says how many bytes are taken, and when.
+    #[cfg(test)]
+    Scripted(Script),
+}
+
+/// A socket that takes as many bytes as a test allows.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub struct Script {
+    room: std::cell::Cell<usize>,
+    freed: tokio::sync::Notify,
+    /// What has been taken.
+    pub taken: std::cell::RefCell<Vec<u8>>,
+}
+
+#[cfg(test)]
+impl Script {
+    /// Lets `bytes` more in.
+    pub fn allow(&self, bytes: usize) {
+        self.room.set(self.room.get().saturating_add(bytes));
+        self.freed.notify_one();
+    }
+
+    async fn writable(&self) {
+        while self.room.get() == 0 {
+            self.freed.notified().await;
+        }
+    }
+
+    fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
+        let n = buf.len().min(self.room.get());
+        if n == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.room.set(self.room.get() - n);
+        self.taken.borrow_mut().extend_from_slice(&buf[..n]);
+        Ok(n)
+    }
 }
 
 impl Transport {
@@ -30,6 +68,8 @@ impl Transport {
     pub async fn readable(&self) -> io::Result<()> {
         match self {
             Transport::Plain(tcp) => tcp.readable().await,
+            #[cfg(test)]
+            Transport::Scripted(_) => std::future::pending().await,
         }
     }
 
@@ -40,6 +80,11 @@ impl Transport {
     pub async fn writable(&self) -> io::Result<()> {
         match self {
             Transport::Plain(tcp) => tcp.writable().await,
+            #[cfg(test)]
+            Transport::Scripted(script) => {
+                script.writable().await;
+                Ok(())
+            }
         }
     }
 
@@ -50,6 +95,8 @@ impl Transport {
     pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Transport::Plain(tcp) => tcp.try_read(buf),
+            #[cfg(test)]
+            Transport::Scripted(_) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
@@ -60,6 +107,8 @@ impl Transport {
     pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
         match self {
             Transport::Plain(tcp) => tcp.try_write(buf),
+            #[cfg(test)]
+            Transport::Scripted(script) => script.try_write(buf),
         }
     }
 
@@ -68,6 +117,8 @@ impl Transport {
         match self {
             // An error means that the peer has already gone.
             Transport::Plain(tcp) => drop(socket2::SockRef::from(tcp).shutdown(std::net::Shutdown::Both)),
+            #[cfg(test)]
+            Transport::Scripted(_) => {}
         }
     }
 
@@ -75,6 +126,8 @@ impl Transport {
     pub fn shutdown_write(&self) {
         match self {
             Transport::Plain(tcp) => drop(socket2::SockRef::from(tcp).shutdown(std::net::Shutdown::Write)),
+            #[cfg(test)]
+            Transport::Scripted(_) => {}
         }
     }
 }

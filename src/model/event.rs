@@ -24,6 +24,8 @@ pub struct SourceMessage {
     pub t_recv: Micros,
     /// Whose feed it is; fixed for a source.
     pub scope: ScopeId,
+    /// Older ticks of its topic that it has replaced while the queue to ingest was full.
+    pub merged: u32,
 }
 
 impl SourceMessage {

@@ -181,13 +181,24 @@ pub const fn pacing_factor(level: Level) -> u32 {
     }
 }
 
-/// The shortest time between two ticks of one (instrument, mode) for sessions whose ticks may be merged.
-pub const fn conflation(level: Level) -> Option<Duration> {
-    match level {
-        Level::Normal | Level::Paced => None,
-        Level::Conflated => Some(Duration::from_millis(250)),
-        Level::Held => Some(Duration::from_millis(500)),
-        Level::Refusing => Some(Duration::from_secs(1)),
+/// The shortest time between two ticks of one (instrument, mode) for sessions of `class` whose ticks may be merged: 250 ms, 500 ms, 1 s,
+/// a step harsher with each level from 2 on and with each class below high.
+pub const fn conflation(level: Level, class: Class) -> Option<Duration> {
+    let steps = match level {
+        Level::Normal | Level::Paced => return None,
+        Level::Conflated => 0,
+        Level::Held => 1,
+        Level::Refusing => 2,
+    } + match class {
+        Class::High => 0,
+        Class::Normal => 1,
+        Class::Low => 2,
+    };
+    match steps {
+        0 => None,
+        1 => Some(Duration::from_millis(250)),
+        2 => Some(Duration::from_millis(500)),
+        _ => Some(Duration::from_secs(1)),
     }
 }
 

@@ -266,6 +266,9 @@ fn go_live(sessions: &Sessions, session: &Session, identity: &Identity) -> bool 
         let message = "This connection belongs to another user already; open a new connection for this key";
         refuse(sessions, session, ErrorCode::AuthenticationError, message, None);
     }
+    if !other {
+        sessions.worker.set_class(session.id, identity.class);
+    }
     if fresh {
         sessions.metrics.unauthenticated.decrement(1.0);
         sessions.metrics.live[session.format as usize].increment(1.0);

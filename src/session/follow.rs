@@ -10,6 +10,7 @@ use super::state::{Phase, Session};
 use crate::engine::FrameKey;
 use crate::engine::worker::Activate;
 use crate::model::{Format, Instrument, Mode};
+use crate::policy::conflation::Terms;
 use crate::registry::Member;
 use crate::shards::ShardIndex;
 use crate::shards::key::Pin;
@@ -27,6 +28,7 @@ struct Move {
     to: FrameKey,
     shard: ShardIndex,
     pin: Pin,
+    terms: Terms,
 }
 
 impl Sessions {
@@ -51,7 +53,8 @@ impl Sessions {
             let to = FrameKey::new(pin.stream, mode, session.format, member.broker);
             if to != held.key {
                 state.held.move_to(instrument.as_ref(), mode, (to, pin.scale));
-                moves.push(Move { instrument, mode, from: held.key, to, shard: held.shard, pin });
+                let terms = self.worker.terms(session.id, held.key);
+                moves.push(Move { instrument, mode, from: held.key, to, shard: held.shard, pin, terms });
             }
         }
         drop(state);
@@ -64,7 +67,7 @@ impl Sessions {
         let notice = self.new_ids(session, &member, &moves);
         self.worker.activate(session.id, notice, &moves, |m| {
             let activation = self.shards.activate(m.shard, m.to.stream(), self.interest(m.to));
-            Activate { key: m.to, floor: activation.map_or(0, |a| a.floor), snapshot: None }
+            Activate { key: m.to, floor: activation.map_or(0, |a| a.floor), snapshot: None, terms: m.terms }
         });
     }
 

@@ -176,6 +176,7 @@ impl Sessions {
                         let users: Vec<_> = self.orders.borrow().keys().cloned().collect();
                         users.iter().for_each(|user| self.order_gap(user));
                     }
+                    Some(Control::TicksLost) => self.worker.ticks_lost(),
                     // The auditor may have given up.
                     Some(Control::Audit(reply)) => drop(reply.send(self.holdings())),
                     Some(Control::Revoked(keys)) => self.revoked(&keys),
@@ -314,6 +315,7 @@ impl Sessions {
             match why {
                 Eviction::Overflow => CloseReason::OutboxFull,
                 Eviction::Stalled => CloseReason::Stalled,
+                Eviction::Gap => CloseReason::LosslessGap,
                 Eviction::Shed => CloseReason::Shed,
                 Eviction::Gone => CloseReason::PeerGone,
             },

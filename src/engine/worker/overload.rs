@@ -1,17 +1,22 @@
 //! A worker under overload: what it tells of its load, and the measures it takes.
 //!
-//! In: the level, from the session layer. Out: samples for [`crate::engine::load::Load`]; a longer rest between flushes. Tests:
+//! In: the level, from the session layer. Out: samples for [`crate::engine::load::Load`]; a longer rest between flushes,
+//! a lower rate for what may be merged. Tests:
 //! `tests/overload.rs`.
 
 use super::{Inner, Worker};
-use crate::model::{Level, SessionId};
+use crate::model::{Class, Level, SessionId};
 use crate::policy::overload;
+use std::rc::Rc;
 use std::time::Instant;
 
 impl Worker {
     /// Takes the measures of an overload level that are about delivery.
-    pub fn set_overload(&self, level: Level) {
+    pub fn set_overload(self: &Rc<Self>, level: Level) {
         self.max_delay.set(self.config.flush_max_delay * overload::pacing_factor(level));
+        for class in [Class::High, Class::Normal, Class::Low] {
+            self.set_conflation_interval(class, overload::conflation(level, class));
+        }
     }
 
     /// Since when the session is behind, if it is.

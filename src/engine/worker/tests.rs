@@ -76,7 +76,12 @@ impl Bench {
 
     fn take(&self, peer: &Peer, streams: &[u32]) {
         let ack = Bytes::from(frame_bytes(0, 0, 0));
-        self.worker.activate(peer.id, Some(ack), streams, |s| Activate { key: key(*s), floor: 0, snapshot: None });
+        self.worker.activate(peer.id, Some(ack), streams, |s| Activate {
+            key: key(*s),
+            floor: 0,
+            snapshot: None,
+            terms: Terms::default(),
+        });
     }
 
     fn is_behind(&self, peer: &Peer) -> bool {
@@ -263,6 +268,7 @@ fn a_snapshot_precedes_ticks_and_ticks_at_its_floor_are_skipped() {
             key: key(s),
             floor: 7,
             snapshot: snapshot(),
+            terms: Terms::default(),
         });
         bench.ticks.push(&batch(&[(1, 6), (1, 7), (1, 8)], 10), 1);
         let seen = peer.read_until(|seen| seen.contains(&(1, 8))).await;
@@ -337,6 +343,7 @@ fn a_snapshot_for_one_session_reaches_no_other_that_is_behind_on_its_key() {
             key: key(s),
             floor: seq + 2,
             snapshot: Some(frame_bytes(1, seq + 2, 0)),
+            terms: Terms::default(),
         });
         let seen = old.read_until(|seen| seen.contains(&(1, seq))).await;
         assert_eq!(seen.last(), Some(&(1, seq)), "the newest that the worker has seen, and not the other's snapshot");

@@ -118,12 +118,17 @@ fn patience_is_forgotten_after_a_long_calm() {
 fn each_level_includes_what_the_milder_ones_do() {
     for (milder, harsher) in Level::ALL.iter().zip(&Level::ALL[1..]) {
         assert!(pacing_factor(*harsher) >= pacing_factor(*milder));
-        assert!(conflation(*harsher) >= conflation(*milder));
         assert!(evictions(*harsher, 15) >= evictions(*milder, 15));
         for class in [Class::High, Class::Normal, Class::Low] {
+            assert!(conflation(*harsher, class) >= conflation(*milder, class));
             assert!(takes_subscriptions(*milder, class) || !takes_subscriptions(*harsher, class));
         }
         assert!(takes_sessions(*milder) || !takes_sessions(*harsher));
+    }
+    for level in Level::ALL {
+        let of = |class| conflation(level, class);
+        assert!(of(Class::High) <= of(Class::Normal) && of(Class::Normal) <= of(Class::Low), "{level:?}");
+        assert_eq!(of(Class::Normal).is_some(), level >= Level::Conflated);
     }
     assert!(takes_subscriptions(Level::Refusing, Class::Normal), "only class low is held");
     assert!(!takes_subscriptions(Level::Held, Class::Low) && !takes_sessions(Level::Refusing));

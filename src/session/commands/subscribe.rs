@@ -8,13 +8,14 @@ use crate::engine::normalise::{self, Unit};
 use crate::engine::worker::Activate;
 use crate::limits::ACK_BYTES_MAX;
 use crate::model::{Format, Instrument, InstrumentRef, Micros, Mode, StreamId};
+use crate::policy::conflation::Terms;
 use crate::policy::overload::takes_subscriptions;
 use crate::registry::{self, Decision, Fault, FaultCode, Member, Want};
 use crate::session::Sessions;
 use crate::session::held::Notices;
 use crate::session::state::{Phase, Session};
 use crate::shards::{Activation, ShardIndex};
-use crate::wire::command::{Delivery, Depth, Entry, EntryError, SubscribeRequest};
+use crate::wire::command::{Delivery, Depth, Entry, EntryError, MaxRate, Options, SubscribeRequest};
 use crate::wire::error::ErrorCode;
 use crate::wire::reply::{self, AckEntry, AckOutcome};
 use hashbrown::HashMap;
@@ -25,7 +26,6 @@ const LIMIT: &str =
     "Subscription limit of this client reached: unsubscribe something first, or raise limits.subscriptions_per_client";
 const OVERLOADED: &str =
     "The server is overloaded and takes no new subscriptions of this key's class: try again later, with growing delays";
-const NOT_YET: &str = "delivery \"every\", max_rate and range are not served by this version: leave them out";
 
 /// What the registry granted.
 struct Granted {
@@ -70,13 +70,18 @@ pub(super) async fn subscribe(sessions: &Rc<Sessions>, session: &Rc<Session>, re
         // `close` has released held and pending references alike.
         return Outcome::Error;
     }
+    let terms = replaced_terms(&request.entries, &standings, &entries, |entry, terms| {
+        if let Some(held) = state.held.find(entry.instrument.as_ref(), entry.mode) {
+            sessions.worker.set_terms(session.id, held.key, terms);
+        }
+    });
     let mut fresh = Vec::new();
-    for (entry, outcome) in entries.iter().zip(&outcomes) {
+    for ((entry, outcome), terms) in entries.iter().zip(&outcomes).zip(terms) {
         if let Ok(granted) = outcome {
             let shard = sessions.shards.shard_of(entry.instrument.as_ref());
             let key = FrameKey::new(granted.stream, entry.mode, session.format, member.broker);
             state.held.insert(entry.instrument.clone(), entry.mode, (key, granted.scale, shard));
-            fresh.push(Fresh { entry, key, scale: granted.scale, shard });
+            fresh.push(Fresh { entry, key, scale: granted.scale, shard, terms });
         }
     }
     drop(state);
@@ -89,13 +94,13 @@ pub(super) async fn subscribe(sessions: &Rc<Sessions>, session: &Rc<Session>, re
     let live = sessions.feed_is_live(member.user);
     let frame = reply::frame(session.format, &ack).into();
     sessions.worker.activate(session.id, Some(frame), fresh, |fresh| {
-        let key = fresh.key;
+        let (key, terms) = (fresh.key, fresh.terms);
         let Some(activation) = sessions.shards.activate(fresh.shard, key.stream(), sessions.interest(key)) else {
             // The reference pins the stream, so it is there; were it not, there would be nothing to deliver.
-            return Activate { key, floor: 0, snapshot: None };
+            return Activate { key, floor: 0, snapshot: None, terms };
         };
         let snapshot = snapshot(sessions, &fresh, &activation, label, live);
-        Activate { key, floor: activation.floor, snapshot }
+        Activate { key, floor: activation.floor, snapshot, terms }
     });
     session.state.borrow_mut().pending = Vec::new();
     notices(sessions, session, &request.entries);
@@ -156,6 +161,37 @@ struct Fresh<'a> {
     key: FrameKey,
     scale: u8,
     shard: ShardIndex,
+    terms: Terms,
+}
+
+/// The terms of each want: those of the last entry that names it. `held` is called for entries that name what is held already, in order.
+fn replaced_terms(
+    all: &[Result<Entry, EntryError>],
+    standings: &[Standing],
+    wanted: &[&Entry],
+    held: impl Fn(&Entry, Terms),
+) -> Vec<Terms> {
+    let mut terms: Vec<Terms> = wanted.iter().map(|entry| terms_of(&entry.options)).collect();
+    for (entry, standing) in all.iter().zip(standings) {
+        match (entry, standing) {
+            (Ok(entry), Standing::Duplicate) => held(entry, terms_of(&entry.options)),
+            (Ok(entry), Standing::SameAs(first)) => {
+                if let Standing::Wanted(n) = standings[*first] {
+                    terms[n] = terms_of(&entry.options);
+                }
+            }
+            _ => {}
+        }
+    }
+    terms
+}
+
+fn terms_of(options: &Options) -> Terms {
+    Terms {
+        every: options.delivery == Delivery::Every,
+        interval: options.max_rate.map(MaxRate::interval),
+        range: options.range,
+    }
 }
 
 /// Which entries go to the registry: not those that are wrong, held already, named twice, or over the limit.
@@ -180,11 +216,6 @@ fn sort_out<'a>(
                     return Standing::Error(Some(error.code), error.message.into());
                 }
             };
-            let options = &entry.options;
-            if options.delivery == Delivery::Every || options.max_rate.is_some() || options.range {
-                sessions.metrics.error(ErrorCode::InvalidParameters);
-                return Standing::Error(Some(ErrorCode::InvalidParameters), NOT_YET.into());
-            }
             let name = entry.instrument.as_ref();
             if state.held.find(name, entry.mode).is_some() {
                 sessions.registry.count_duplicate();

@@ -113,6 +113,16 @@ pub fn read(frame: &[u8]) -> Result<ServerFrame, ReadError> {
     }
 }
 
+/// The last traded price of one tick's array, without reading the rest.
+pub fn price(tick: &[u8]) -> Option<i64> {
+    let mut reader = Reader { rest: tick };
+    let given = reader.array().ok()?;
+    for _ in 0..5 {
+        reader.number().ok()?;
+    }
+    if given < 6 { None } else { reader.number().ok()?.and_then(|price| i64::try_from(price).ok()) }
+}
+
 struct Reader<'a> {
     rest: &'a [u8],
 }
