@@ -390,6 +390,7 @@ impl Parts {
         let ingest_config = IngestConfig {
             pass_through: settings.fanout.normalise == Normalise::Off,
             sim_label: brokers.find(AdapterKind::Sim.label()).filter(|_| default == AdapterKind::Sim),
+            clock: Arc::clone(&clock),
         };
         let ingest = Ingest::new(
             ingest_config,
@@ -399,7 +400,6 @@ impl Parts {
             ends,
             sim_end,
             invalidate,
-            Arc::clone(&clock),
         );
         let sim_switch = sim.as_ref().map(|(switch, _)| switch.clone());
         let times = hooks.feed_times.unwrap_or_default();

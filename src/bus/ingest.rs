@@ -43,6 +43,8 @@ pub struct IngestConfig {
     pub pass_through: bool,
     /// The label of simulated sessions; once real ticks flow their frames no longer say `sim`.
     pub sim_label: Option<BrokerId>,
+    /// Told when each feed ticks.
+    pub clock: Arc<FeedClock>,
 }
 
 /// A worker as ingest sees it.
@@ -77,7 +79,6 @@ pub struct Ingest {
     invalidations: mpsc::Sender<frames::Invalidate>,
     /// Waiting for room there.
     invalidates: VecDeque<frames::Invalidate>,
-    clock: Arc<FeedClock>,
     outs: Vec<TickOut>,
 }
 
@@ -107,7 +108,6 @@ impl Ingest {
         workers: Vec<WorkerEnd>,
         sim: Option<SimEnd>,
         invalidations: mpsc::Sender<frames::Invalidate>,
-        clock: Arc<FeedClock>,
     ) -> Self {
         metrics.sim_active.set(if sim.is_some() { 1.0 } else { 0.0 });
         Ingest {
@@ -121,7 +121,6 @@ impl Ingest {
             sim,
             invalidations,
             invalidates: VecDeque::new(),
-            clock,
             outs: Vec::new(),
         }
     }
@@ -200,7 +199,7 @@ impl Ingest {
     fn pass(&mut self, messages: &[SourceMessage]) {
         let mut ticks: Vec<(ShardIndex, TickIn<'_>)> = Vec::new();
         let mut items = Vec::new();
-        let reading = self.clock.reading(Instant::now());
+        let reading = self.config.clock.reading(Instant::now());
         for message in messages {
             items.clear();
             let rejected = &mut |cause| self.metrics.reject(cause);
@@ -216,7 +215,7 @@ impl Ingest {
                     Ok(Topic::Tick { broker, instrument, mode }) => {
                         // A prefix that no user's broker has matches nobody, but the value is still kept.
                         let broker = broker.map(|name| self.brokers.find(name).unwrap_or(BrokerId(u16::MAX)));
-                        self.clock.ticked(message.scope, broker, reading);
+                        self.config.clock.ticked(message.scope, broker, reading);
                         let tick = TickIn {
                             position: ticks.len() as u32,
                             scope: message.scope,
