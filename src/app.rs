@@ -4,13 +4,16 @@
 //! [`Running::drain`] ends them. Threads: workers, ingest, bus, front door, control, upkeep, admin, and the auth pool. Nobody else makes
 //! queues between rooms or maps settings to a room's own configuration. Tests build the same App on port 0.
 
+mod admin;
 mod build;
 mod control;
 mod door;
+mod overload;
 mod rooms;
 mod upkeep;
 
 pub use build::{App, Hooks, StartError};
+pub use overload::ForcedFacts;
 
 use crate::engine::queue::Control;
 use crate::net::admin::State;

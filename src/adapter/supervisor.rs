@@ -8,6 +8,9 @@
 //! Knows nothing of sessions, keys' references or shards. Tests: `tests/adapter_lifecycle.rs`, `tests/registry_*.rs`.
 
 mod actor;
+mod signs;
+
+pub use signs::Signs;
 
 use super::{AdapterFactory, metrics::AdapterMetrics};
 use crate::limits;
@@ -193,6 +196,7 @@ pub struct Handle {
     unsettled: AtomicBool,
     nudge: Notify,
     status: watch::Receiver<Status>,
+    signs: Signs,
 }
 
 impl Handle {
@@ -244,6 +248,11 @@ impl Handle {
         self.status.clone()
     }
 
+    /// What the adapter shows of its health.
+    pub fn signs(&self) -> &Signs {
+        &self.signs
+    }
+
     /// Calls pending, counted.
     pub fn pending(&self) -> usize {
         self.pending.load(Ordering::Acquire)
@@ -289,6 +298,7 @@ impl Supervisors {
             unsettled: AtomicBool::new(false),
             nudge: Notify::new(),
             status: seen,
+            signs: Signs::new(),
         };
         (Arc::new(handle), Unstarted { queue, status })
     }

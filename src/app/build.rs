@@ -1,9 +1,11 @@
 //! Phase one: every port bound, every queue made, nothing running. Phase two: the threads.
 
+use super::admin::AdminParts;
 use super::control::{BusFeeds, ControlParts, Kinds, control_channel, machine_config};
 use super::door::front_door;
+use super::overload::{ForcedFacts, OverloadGauge, OverloadWatch};
 use super::rooms::{
-    bind_control, bus_config, bus_specs, control_config, door_config, recorder, scoped, session_config,
+    bind_control, bus_config, bus_specs, control_config, door_config, feed_kinds, recorder, scoped, session_config,
     supervisor_config, worker_config, worker_count,
 };
 use super::upkeep::{self, Upkeep, WorkerGauges};
@@ -25,11 +27,14 @@ use crate::engine::Worker;
 use crate::engine::metrics::{EngineMetrics, WorkerStats};
 use crate::engine::queue::{Control, TickReceiver, tick_queue};
 use crate::limits;
-use crate::model::{Brokers, ByteBudget, Heartbeats, Micros, SourceSender, WorkerId, source_queue};
+use crate::model::{
+    Brokers, ByteBudget, FeedClock, Heartbeats, Micros, SharedLevel, SourceSender, WorkerId, source_queue,
+};
 use crate::net::accept;
-use crate::net::admin::{self, AdminState, Readiness, State};
+use crate::net::admin::{self, State};
 use crate::registry::metrics::RegistryMetrics;
 use crate::registry::{self, Registry, ScopedSource};
+use crate::session::feeds::{FeedTimes, Feeds};
 use crate::session::{BeforeCommand, SessionConfig, SessionMetrics, Sessions};
 use crate::shards::{self, Shards};
 use crate::zmtp::listener::Bound;
@@ -88,6 +93,10 @@ pub struct Hooks {
     pub audit_every: Option<Duration>,
     /// Called before each command is carried out; a panic in it is an injected fault.
     pub before_command: Option<BeforeCommand>,
+    /// What the server believes of its load.
+    pub overload: Option<ForcedFacts>,
+    /// When silence of a feed counts.
+    pub feed_times: Option<FeedTimes>,
 }
 
 /// A server with its ports bound and nothing running.
@@ -125,6 +134,11 @@ pub(super) struct Parts {
     pub(super) before_command: Option<BeforeCommand>,
     audit_every: Duration,
     pub(super) epoch: u64,
+    /// How much the server sheds, for everybody who must know.
+    pub(super) overload: Arc<SharedLevel>,
+    overload_gauge: OverloadGauge,
+    forced_facts: Option<ForcedFacts>,
+    pub(super) feeds: Arc<Feeds>,
 }
 
 /// One worker's ends of its queues.
@@ -231,8 +245,17 @@ impl App {
         let heartbeat = heartbeats.handle("ingest").expect("named above");
         let (stop, wake, ingest) = (rest_stop.clone(), parts.wake.clone(), parts.ingest);
         let ingest = on_runtime("ingest", move || until(stop, ingest.run(new_sources, wake, heartbeat)))?;
+        let budget = ByteBudget::new(settings.bus.queue_bytes_max);
+        let watch = OverloadWatch {
+            workers: stats.iter().map(|(stats, _)| Arc::clone(stats)).collect(),
+            sources: Arc::clone(&budget),
+            outbox_bytes_total: settings.fanout.outbox_bytes_total,
+            level: Arc::clone(&parts.overload),
+            gauge: parts.overload_gauge,
+            forced: parts.forced_facts,
+        };
         let wiring = Wiring {
-            budget: ByteBudget::new(settings.bus.queue_bytes_max),
+            budget,
             overflow_budget: ByteBudget::new(settings.bus.queue_bytes_max),
             wake: parts.wake,
             sources,
@@ -255,6 +278,9 @@ impl App {
         })?;
         let bus_handle = handle.recv().map_err(|_| std::io::Error::other("the bus could not be started"))?;
         let metrics = MetricsPage { exporter: parts.handle, locks: parts.lock_metrics.histograms() };
+        let endpoints = bus_handle.statuses().to_vec();
+        parts.feeds.set_endpoints(endpoints.clone());
+        let feeds = Arc::clone(&parts.feeds);
         let sim_switch = parts.sim.as_ref().map(|(switch, _)| switch.clone());
         let upkeep = Upkeep {
             auth: auth.clone(),
@@ -264,21 +290,23 @@ impl App {
             gauges: parts.gauges,
             audit_every: parts.audit_every,
             workers: stats,
-            endpoints: bus_handle.statuses().to_vec(),
+            endpoints,
             sim_runs: Box::new(move || sim_switch.as_ref().is_some_and(|switch| !switch.is_stopped())),
         };
         // A thread of its own: it visits every shard, and must delay nobody while it waits for one.
         let upkeep_stop = rest_stop.clone();
-        let upkeep = on_runtime("upkeep", move || until(upkeep_stop, upkeep.run()))?;
+        let upkeep = on_runtime("upkeep", move || {
+            until(upkeep_stop, async { tokio::join!(upkeep.run(), watch.run(), feeds.run()) })
+        })?;
         let market = sim::Config { ticks_per_second: settings.sim.ticks_per_second, seed: settings.sim.seed };
         let (sim, invalidations, registry) = (parts.sim, parts.invalidations, parts.registry);
         let control_stop = rest_stop.clone();
         let owners = scoped(&settings).map(|(scope, source)| {
             (scope, Owner { broker: source.broker.to_ascii_lowercase(), user: Some(source.user.clone()) })
         });
-        let feeds = BusFeeds::new(bus_handle, registry.clone(), owners);
+        let bus_feeds = BusFeeds::new(bus_handle, registry.clone(), owners);
         let (config, (inbox, counters)) = (control_config(&settings), parts.control);
-        let channel = ControlParts { config, machine, inbox, feeds, metrics: counters };
+        let channel = ControlParts { config, machine, inbox, feeds: bus_feeds, metrics: counters };
         let control = std::thread::Builder::new().name("control".into()).spawn(move || {
             let channel = control_channel(control, channel);
             let tasks = control_tasks(market, sim, invalidations, auth, registry);
@@ -286,12 +314,21 @@ impl App {
             pool.join();
         })?;
         let door_thread = {
-            let (config, metrics) = (door_config(&settings), parts.door_metrics);
+            let (config, metrics) = (door_config(&settings, &parts.overload), parts.door_metrics);
             on_runtime("door", move || front_door(listener, config, metrics, door_stop, desks))?
         };
-        let state = admin_state(&settings, metrics.clone(), heartbeats, &addresses, life.clone(), parts.epoch);
+        let state = AdminParts {
+            hosts: settings.admin.hosts.clone(),
+            metrics: metrics.clone(),
+            heartbeats,
+            addresses: addresses.clone(),
+            life: life.clone(),
+            overload: parts.overload,
+            feeds: parts.feeds,
+            epoch: parts.epoch,
+        };
         let admin = on_runtime("admin", move || async move {
-            if let Err(error) = admin::run(admin, scrape, state(), rest_stop).await {
+            if let Err(error) = admin::run(admin, scrape, state.open(), rest_stop).await {
                 tracing::error!(%error, "the admin server ended");
             }
         })?;
@@ -352,8 +389,9 @@ impl Parts {
         for id in 0..worker_count(settings) {
             let (ticks_tx, ticks) = tick_queue(settings.fanout.worker_queue_bytes_max, wake.clone());
             let control = mpsc::channel(limits::WORKER_CONTROL_MAX);
-            ends.push(WorkerEnd { ticks: ticks_tx, control: control.0.clone() });
-            workers.push(WorkerParts { id: WorkerId(id as u8), stats: Arc::default(), ticks, control });
+            let stats = Arc::<WorkerStats>::default();
+            ends.push(WorkerEnd { ticks: ticks_tx, control: control.0.clone(), stats: Arc::clone(&stats) });
+            workers.push(WorkerParts { id: WorkerId(id as u8), stats, ticks, control });
         }
         let (sim, sim_end) = match default {
             AdapterKind::Sim => {
@@ -366,9 +404,11 @@ impl Parts {
             AdapterKind::Bus | AdapterKind::External => (None, None),
         };
         let (invalidate, invalidations) = mpsc::channel(INVALIDATIONS_MAX);
+        let clock = Arc::new(FeedClock::new(Instant::now()));
         let ingest_config = IngestConfig {
             pass_through: settings.fanout.normalise == Normalise::Off,
             sim_label: brokers.find(AdapterKind::Sim.label()).filter(|_| default == AdapterKind::Sim),
+            clock: Arc::clone(&clock),
         };
         let ingest = Ingest::new(
             ingest_config,
@@ -379,6 +419,9 @@ impl Parts {
             sim_end,
             invalidate,
         );
+        let sim_switch = sim.as_ref().map(|(switch, _)| switch.clone());
+        let times = hooks.feed_times.unwrap_or_default();
+        let feeds = Feeds::new(times, Arc::clone(&registry), clock, feed_kinds(settings, sim_switch));
         Parts {
             handle: recorder.handle(),
             brokers,
@@ -399,6 +442,10 @@ impl Parts {
             before_command: hooks.before_command,
             audit_every: hooks.audit_every.unwrap_or(upkeep::AUDIT),
             epoch: Micros::now().millis(),
+            overload: Arc::default(),
+            overload_gauge: OverloadGauge::register(),
+            forced_facts: hooks.overload,
+            feeds,
         }
     }
 }
@@ -449,31 +496,4 @@ async fn control_tasks(
         std::future::pending::<()>().await;
     };
     tokio::join!(market, upkeep::invalidate(invalidations, auth, registry));
-}
-
-/// Makes the admin server's state on its own thread, for it need not be shared.
-fn admin_state(
-    settings: &Settings,
-    metrics: MetricsPage,
-    heartbeats: Arc<Heartbeats>,
-    addresses: &Addresses,
-    life: Life,
-    epoch: u64,
-) -> impl FnOnce() -> AdminState + Send + 'static {
-    let (addresses, hosts) = (addresses.clone(), settings.admin.hosts.clone());
-    move || AdminState {
-        exporter: metrics.exporter.clone(),
-        metrics: Box::new(move || metrics.render()),
-        heartbeats,
-        readiness: Box::new(move || Readiness {
-            state: life.get(),
-            listen: vec![addresses.ws.to_string()],
-            admin: addresses.admin.to_string(),
-            bus: addresses.bus.clone(),
-            control: addresses.control.clone(),
-            epoch,
-        }),
-        routes: Vec::new(),
-        hosts,
-    }
 }

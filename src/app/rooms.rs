@@ -1,6 +1,7 @@
 //! Settings into each room's own configuration. Nobody else translates: rooms below `config` do not know [`Settings`].
 
 use super::build::{Parts, StartError};
+use crate::adapter::sim::SimSwitch;
 use crate::adapter::supervisor;
 use crate::bus::endpoints::{self, EndpointSpec};
 use crate::bus::ingest;
@@ -9,13 +10,16 @@ use crate::config::settings::{AdapterKind, CloseStyle, Normalise};
 use crate::engine::WorkerConfig;
 use crate::engine::metrics as engine_metrics;
 use crate::limits;
-use crate::model::{ScopeId, WorkerId};
+use crate::model::{ScopeId, SharedLevel, WorkerId};
 use crate::net::accept;
 use crate::policy::{admission, slow_consumer};
 use crate::session::SessionConfig;
+use crate::session::feeds::FeedKind;
 use crate::zmtp::listener::{self, Bound};
 use crate::zmtp::{Direction, Endpoint, link, router};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Upgrades under way at once; further connections wait in the kernel's backlog.
 const HANDSHAKES_MAX: usize = 2048;
@@ -123,8 +127,21 @@ pub(super) fn session_config(settings: &Settings, parts: &Parts) -> SessionConfi
             .as_ref()
             .and_then(|(switch, _)| parts.brokers.find(AdapterKind::Sim.label()).map(|label| (label, switch.clone()))),
         epoch: parts.epoch,
+        feeds: Arc::clone(&parts.feeds),
+        overload: Arc::clone(&parts.overload),
         before_command: parts.before_command.clone(),
     }
+}
+
+/// How each broker's ticks come in; the simulated market's by the bus once it has stopped.
+pub(super) fn feed_kinds(settings: &Settings, sim: Option<SimSwitch>) -> Box<dyn Fn(&str) -> FeedKind + Send + Sync> {
+    let default = settings.adapters.default;
+    let named: HashMap<String, AdapterKind> = settings.brokers.iter().map(|(name, b)| (name.clone(), b.kind)).collect();
+    Box::new(move |broker| match named.get(broker).copied().unwrap_or(default) {
+        AdapterKind::Sim if sim.as_ref().is_some_and(|switch| !switch.is_stopped()) => FeedKind::Sim,
+        AdapterKind::Sim | AdapterKind::Bus => FeedKind::Bus,
+        kind @ AdapterKind::External => FeedKind::Adapter(kind.label()),
+    })
 }
 
 /// `VALID_BROKERS` when set, else what the settings name.
@@ -161,12 +178,13 @@ pub(super) fn recorder() -> Result<PrometheusRecorder, StartError> {
     Ok(builder.build_recorder())
 }
 
-pub(super) fn door_config(settings: &Settings) -> accept::Config {
+pub(super) fn door_config(settings: &Settings, overload: &Arc<SharedLevel>) -> accept::Config {
     accept::Config {
         sessions: settings.limits.sessions,
         sessions_per_ip: settings.limits.sessions_per_ip,
         handshakes_max: HANDSHAKES_MAX,
         handshake: settings.limits.handshake,
         msgpack: true,
+        overload: Arc::clone(overload),
     }
 }

@@ -15,11 +15,12 @@ use super::frames::{self, Cause, Item};
 use super::topic::{self, Topic};
 use crate::engine::batch::{EncodedBatch, FrameKey};
 use crate::engine::encode::{self, Encoded};
+use crate::engine::metrics::WorkerStats;
 use crate::engine::normalise::{self, DecodeError, Decoded, Unit};
 use crate::engine::queue::{Control, TickSender};
 use crate::model::heartbeat::Heartbeat;
 use crate::model::queue::SourceReceiver;
-use crate::model::{BrokerId, Brokers, Micros, Mode, ScopeId, SourceMessage};
+use crate::model::{BrokerId, Brokers, FeedClock, Micros, Mode, ScopeId, SourceMessage};
 use crate::shards::{Serves, ShardIndex, Shards, TickIn, TickOut};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -42,6 +43,8 @@ pub struct IngestConfig {
     pub pass_through: bool,
     /// The label of simulated sessions; once real ticks flow their frames no longer say `sim`.
     pub sim_label: Option<BrokerId>,
+    /// Told when each feed ticks.
+    pub clock: Arc<FeedClock>,
 }
 
 /// A worker as ingest sees it.
@@ -50,6 +53,8 @@ pub struct WorkerEnd {
     pub ticks: TickSender,
     /// Orders and gaps; never waits.
     pub control: mpsc::Sender<Control>,
+    /// Told how many ticks were offered and merged.
+    pub stats: Arc<WorkerStats>,
 }
 
 /// The simulated market as ingest sees it.
@@ -194,6 +199,7 @@ impl Ingest {
     fn pass(&mut self, messages: &[SourceMessage]) {
         let mut ticks: Vec<(ShardIndex, TickIn<'_>)> = Vec::new();
         let mut items = Vec::new();
+        let reading = self.config.clock.reading(Instant::now());
         for message in messages {
             items.clear();
             let rejected = &mut |cause| self.metrics.reject(cause);
@@ -209,6 +215,7 @@ impl Ingest {
                     Ok(Topic::Tick { broker, instrument, mode }) => {
                         // A prefix that no user's broker has matches nobody, but the value is still kept.
                         let broker = broker.map(|name| self.brokers.find(name).unwrap_or(BrokerId(u16::MAX)));
+                        self.config.clock.ticked(message.scope, broker, reading);
                         let tick = TickIn {
                             position: ticks.len() as u32,
                             scope: message.scope,
@@ -332,6 +339,7 @@ impl Ingest {
             let bit = 1u64 << w;
             if batch.workers & bit != 0 {
                 let merged = worker.end.ticks.push(&batch, bit);
+                worker.end.stats.load.offered(batch.frames.len() as u64, merged);
                 if merged > 0 {
                     self.metrics.merged_worker.increment(merged);
                 }

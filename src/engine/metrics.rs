@@ -1,5 +1,6 @@
 //! Metrics of delivery. Counters are added to once per flush, never per tick.
 
+use super::load::Load;
 use crate::model::Format;
 use metrics::{Counter, Histogram, counter, describe_counter, describe_histogram, histogram};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -83,4 +84,6 @@ pub struct WorkerStats {
     pub subscriptions: AtomicUsize,
     /// Batches delivered.
     pub batches: AtomicU64,
+    /// How it keeps up.
+    pub load: Load,
 }

@@ -11,6 +11,7 @@ mod flush;
 mod held;
 mod inner;
 mod lanes;
+mod overload;
 #[cfg(test)]
 mod tests;
 mod touched;
@@ -28,7 +29,7 @@ use crate::policy::slow_consumer::{self, Verdict};
 use bytes::Bytes;
 use held::{Batches, NewestTable};
 use lanes::{Lanes, Take};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -97,6 +98,8 @@ pub struct Worker {
     stats: Arc<WorkerStats>,
     /// Outbox bytes of all workers, as each last reported.
     outbox_total: Arc<AtomicUsize>,
+    /// The longest rest between two flushes at the present overload level.
+    max_delay: Cell<Duration>,
     inner: RefCell<Inner>,
     evicted: Notify,
 }
@@ -162,6 +165,7 @@ impl Worker {
         outbox_total: Arc<AtomicUsize>,
     ) -> Rc<Self> {
         Rc::new(Worker {
+            max_delay: Cell::new(config.flush_max_delay),
             config,
             metrics,
             stats,
@@ -371,19 +375,20 @@ impl Worker {
                 let taken_up = self.inner.borrow().batches.next();
                 arrivals.note((taken_up - seen) as usize, started.duration_since(flushed_at));
                 (seen, flushed_at) = (taken_up, started);
-                let rest = pacing::rest_after(started.elapsed(), self.config.flush_max_delay, arrivals.gap());
+                let rest = pacing::rest_after(started.elapsed(), self.max_delay.get(), arrivals.gap());
                 if !rest.is_zero() {
                     tokio::time::sleep(rest).await;
                 }
                 self.take_up(&mut ticks);
             }
-            self.inner.borrow_mut().release_written();
+            self.release_all();
         }
     }
 
     /// Housekeeping, called a few times a second: stalled lossless lanes, the total of all outboxes, gauges.
     pub fn sweep(self: &Rc<Self>, now: Instant, late_by: Duration) {
         self.metrics.loop_lag.record(late_by.as_secs_f64());
+        self.stats.load.swept(late_by);
         let mut inner = self.inner.borrow_mut();
         self.tell_counters(&mut inner.sent);
         // What sessions given up still hold is on its way out: counting it would cost others their place.
@@ -494,5 +499,6 @@ impl Worker {
             self.evict(&mut inner, slot, why);
         }
         self.stats.batches.fetch_add(1, Ordering::Relaxed);
+        self.stats.load.holds(inner.batches.held.len());
     }
 }

@@ -103,7 +103,7 @@ pub enum State {
     Starting,
     /// Accepting clients.
     Ready,
-    /// Accepting clients, but shedding work.
+    /// Shedding work; see [`Readiness::accepting`].
     Degraded,
     /// Stopping; no new clients.
     Draining,
@@ -114,6 +114,8 @@ pub enum State {
 pub struct Readiness {
     /// Where the server is in its life.
     pub state: State,
+    /// Whether new clients are let in; the worst overload lets none in for a while.
+    pub accepting: bool,
     /// WebSocket addresses.
     pub listen: Vec<String>,
     /// Admin address.
@@ -139,7 +141,7 @@ impl Readiness {
             version: &'static str,
             epoch: u64,
         }
-        let ready = matches!(self.state, State::Ready | State::Degraded);
+        let ready = self.accepting && matches!(self.state, State::Ready | State::Degraded);
         let body = Body {
             ready,
             state: self.state,

@@ -9,6 +9,7 @@
 
 mod answers;
 pub mod audit;
+mod feeds;
 pub mod metrics;
 mod owner;
 mod sources;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 pub use self::answers::{AttachError, Decision, Member, UnsubscribeDecision, Want};
+pub use self::feeds::Feed;
 pub use self::sources::Source;
 pub use crate::shards::key::{Fault, FaultCode, Outcome, RefCounts, Reply};
 

@@ -55,6 +55,11 @@ impl Users {
         }
     }
 
+    /// The name of a user who is known.
+    pub(super) fn name(&self, id: UserId) -> Option<Arc<str>> {
+        self.by_id.get(&id).map(|user| user.name.clone())
+    }
+
     pub(super) fn find(&self, name: &str) -> Option<UserId> {
         self.ids.get(name).copied()
     }

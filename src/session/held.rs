@@ -21,6 +21,31 @@ pub(super) struct Subscription {
     order: u32,
     /// Digits after the point of its integer prices.
     pub(super) scale: u8,
+    /// Notices asked for with it.
+    notices: Notices,
+}
+
+/// Which notices a subscription asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Notices {
+    /// About the feed's state.
+    pub(super) feed_status: bool,
+    /// About the server's overload level.
+    pub(super) overload: bool,
+}
+
+/// Subscriptions that ask for each notice.
+#[derive(Debug, Default)]
+struct Asking {
+    feed_status: u32,
+    overload: u32,
+}
+
+impl Asking {
+    fn replace(&mut self, old: Notices, new: Notices) {
+        self.feed_status = self.feed_status + u32::from(new.feed_status) - u32::from(old.feed_status);
+        self.overload = self.overload + u32::from(new.overload) - u32::from(old.overload);
+    }
 }
 
 impl Subscription {
@@ -36,6 +61,7 @@ pub(super) struct Held {
     entries: HashTable<Subscription>,
     hash: ahash::RandomState,
     next: u32,
+    asking: Asking,
 }
 
 impl Held {
@@ -52,7 +78,7 @@ impl Held {
 
     /// Adds a subscription, under a name from [`Names::intern`]. It is not held yet.
     pub(super) fn insert(&mut self, name: Rc<Instrument>, key: FrameKey, scale: u8) {
-        let subscription = Subscription { name, key, order: self.next, scale };
+        let subscription = Subscription { name, key, order: self.next, scale, notices: Notices::default() };
         self.next = self.next.wrapping_add(1);
         let hash = &self.hash;
         self.entries.insert_unique(hash.hash_one(subscription.name()), subscription, |s| hash.hash_one(s.name()));
@@ -68,7 +94,22 @@ impl Held {
     pub(super) fn remove(&mut self, instrument: InstrumentRef<'_>, mode: Mode) -> Option<Subscription> {
         let name = (instrument, mode);
         let found = self.entries.find_entry(self.hash.hash_one(name), |s| s.name() == name);
-        Some(found.ok()?.remove().0)
+        let removed = found.ok()?.remove().0;
+        self.asking.replace(removed.notices, Notices::default());
+        Some(removed)
+    }
+
+    /// Replaces the notices that a held subscription asks for.
+    pub(super) fn set_notices(&mut self, instrument: InstrumentRef<'_>, mode: Mode, notices: Notices) {
+        let name = (instrument, mode);
+        if let Some(held) = self.entries.find_mut(self.hash.hash_one(name), |s| s.name() == name) {
+            self.asking.replace(std::mem::replace(&mut held.notices, notices), notices);
+        }
+    }
+
+    /// The notices that some subscription asks for.
+    pub(super) fn notices(&self) -> Notices {
+        Notices { feed_status: self.asking.feed_status > 0, overload: self.asking.overload > 0 }
     }
 
     /// The subscription goes on under another frame key.
@@ -106,6 +147,7 @@ impl Held {
     pub(super) fn take(&mut self) -> Vec<Subscription> {
         let all = self.in_order();
         self.entries = HashTable::new();
+        self.asking = Asking::default();
         all
     }
 }
@@ -169,6 +211,24 @@ mod tests {
         ] {
             assert_eq!(held(holds).meant(SBIN, choice), want, "{holds:?} {choice:?}");
         }
+    }
+
+    #[test]
+    fn notices_are_due_while_a_subscription_asks_for_them() {
+        let mut held = held(&[Mode::Ltp, Mode::Quote]);
+        assert_eq!(held.notices(), Notices::default());
+        let (both, one) =
+            (Notices { feed_status: true, overload: true }, Notices { feed_status: false, overload: true });
+        held.set_notices(SBIN, Mode::Ltp, both);
+        held.set_notices(SBIN, Mode::Quote, both);
+        held.set_notices(SBIN, Mode::Ltp, one);
+        assert_eq!(held.notices(), both);
+        held.remove(SBIN, Mode::Quote);
+        assert_eq!(held.notices(), one, "new options have replaced the old ones");
+        held.set_notices(SBIN, Mode::Depth, both);
+        assert_eq!(held.notices(), one, "nobody holds it");
+        held.take();
+        assert_eq!(held.notices(), Notices::default());
     }
 
     #[test]

@@ -7,9 +7,11 @@
 //! front door or of brokers. Tests: `transcript`, `errors`, `checklist`, `limits`, `snapshots` and `hostile_clients` in `tests/`.
 
 mod commands;
+pub mod feeds;
 mod follow;
 mod held;
 mod metrics;
+mod overload;
 mod reader;
 mod state;
 
@@ -21,7 +23,7 @@ use crate::engine::queue::{Control, Holdings};
 use crate::engine::worker::Eviction;
 use crate::engine::{FrameKey, Transport, Worker};
 use crate::model::heartbeat::Heartbeat;
-use crate::model::{BrokerId, Brokers, Format, InstrumentRef, Mode, SessionId};
+use crate::model::{BrokerId, Brokers, Format, InstrumentRef, Level, Mode, SessionId, SharedLevel};
 use crate::policy::admission;
 use crate::registry::Registry;
 use crate::registry::audit::fingerprint;
@@ -85,6 +87,10 @@ pub struct SessionConfig {
     pub sim: Option<(BrokerId, SimSwitch)>,
     /// Told to clients: ids and sequence numbers compare only within one.
     pub epoch: u64,
+    /// How users' feeds are.
+    pub feeds: Arc<feeds::Feeds>,
+    /// How much the server sheds.
+    pub overload: Arc<SharedLevel>,
     /// Called before each command is carried out; tests inject faults here.
     pub before_command: Option<BeforeCommand>,
 }
@@ -120,6 +126,10 @@ pub struct Sessions {
     names: RefCell<Names>,
     scratch: RefCell<Vec<u8>>,
     draining: Cell<bool>,
+    /// The overload level that worker and sessions know of.
+    level: Cell<Level>,
+    /// When the slowest may be closed again.
+    next_shed: Cell<Instant>,
 }
 
 impl Sessions {
@@ -146,6 +156,8 @@ impl Sessions {
             names: RefCell::default(),
             scratch: RefCell::new(vec![0; READ_BYTES]),
             draining: Cell::new(false),
+            level: Cell::default(),
+            next_shed: Cell::new(Instant::now()),
         })
     }
 
@@ -160,6 +172,7 @@ impl Sessions {
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut due = tokio::time::Instant::now();
         let mut sources = self.registry.source_changes();
+        let mut feeds = self.config.feeds.changes();
         loop {
             tokio::select! {
                 Some(new) = arrivals.recv() => self.open(new),
@@ -178,12 +191,14 @@ impl Sessions {
                     Some(Control::Drain) | None => self.drain(),
                 },
                 Ok(()) = sources.changed() => self.follow_all(),
+                Ok(()) = feeds.changed() => self.tell_feeds(),
                 (id, why) = self.worker.next_eviction() => self.evicted(id, why),
                 now = timer.tick() => {
                     heartbeat.beat(Instant::now());
                     self.worker.sweep(Instant::now(), now.saturating_duration_since(due));
                     due = tokio::time::Instant::now() + SWEEP;
                     self.sweep(Instant::now());
+                    self.follow_overload(Instant::now());
                 }
             }
             if self.draining.get() && self.open.borrow().is_empty() && arrivals.is_empty() {
@@ -218,6 +233,7 @@ impl Sessions {
                 commands: Default::default(),
                 auth_failures: 0,
                 orders: false,
+                feed_told: None,
                 ping: Ping { next: now + self.config.ping_interval, due: None },
             }),
             _permit: new.permit,

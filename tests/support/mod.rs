@@ -99,10 +99,41 @@ impl Server {
         }
     }
 
+    /// Status and body of an admin path.
+    pub fn admin_get(&self, path: &str) -> (u16, String) {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.admin);
+        let answer = exchange(self.admin, &request);
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status line");
+        (status, body.to_owned())
+    }
+
+    /// The whole answer to an upgrade that is refused.
+    pub fn refused_upgrade(&self) -> String {
+        exchange(self.ws, &upgrade(self.ws, "/", ""))
+    }
+
     /// Drains now; true when nothing was left behind.
     pub fn stop(mut self) -> bool {
         self.running.take().expect("running").drain()
     }
+}
+
+fn upgrade(at: SocketAddr, path: &str, headers: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: {at}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
+    )
+}
+
+/// Sends `request` and reads to the end.
+fn exchange(at: SocketAddr, request: &str) -> String {
+    let mut tcp = TcpStream::connect(at).expect("somebody listens");
+    tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    tcp.write_all(request.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    tcp.read_to_string(&mut answer).expect("an answer and the end");
+    answer
 }
 
 /// Sum of the series of `name` in a metrics text whose lines contain all of `parts`.
@@ -162,11 +193,7 @@ impl Client {
     fn over(mut tcp: TcpStream, path: &str, headers: &str) -> (Self, String) {
         let at = tcp.peer_addr().expect("connected");
         tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: {at}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
-        );
-        tcp.write_all(request.as_bytes()).expect("sent");
+        tcp.write_all(upgrade(at, path, headers).as_bytes()).expect("sent");
         let mut head = Vec::new();
         let mut byte = [0];
         while !head.ends_with(b"\r\n\r\n") {

@@ -3,6 +3,7 @@
 mod calls;
 
 use self::calls::Pending;
+use super::signs::AtBroker;
 use super::{CLOSE_WAIT, Desired, Handle, Owner, RETRY_SCAN, State, Status, Supervisors, Unstarted, broker_fault};
 use crate::adapter::metrics::{CallOp, CallOutcome};
 use crate::adapter::{CallError, Command, Io, Report};
@@ -42,6 +43,7 @@ pub(super) struct Actor {
     /// Deadlines of pending calls, oldest first; an id that is not pending any more is skipped.
     deadlines: VecDeque<(Instant, CallId)>,
     late: HashMap<CallId, (Op, KeyName)>,
+    at_broker: AtBroker,
     next_scan: Option<Instant>,
 }
 
@@ -119,6 +121,7 @@ impl Actor {
             pending: HashMap::new(),
             deadlines: VecDeque::new(),
             late: HashMap::new(),
+            at_broker: AtBroker::default(),
             next_scan: None,
         }
     }
@@ -403,6 +406,7 @@ impl Actor {
                 self.all.metrics.started(&adapter.broker, true, now - since);
                 tracing::debug!(user = self.user.0, broker = &*adapter.broker, "adapter connected");
                 (self.ready_since, self.down) = (now, false);
+                self.handle.signs.forget_beats();
                 self.new_generation(true);
             }
             (Report::ConnectFailed { code, reason }, Stage::Connecting { .. }) => {
@@ -426,6 +430,7 @@ impl Actor {
                 tracing::info!(user = self.user.0, broker = &*adapter.broker, "broker connection is back, replaying");
                 self.new_generation(false);
             }
+            (Report::Heartbeat, _) => self.handle.signs.beat(),
             (Report::Lost { reason }, _) => self.adapter_ended(&reason),
             (Report::Disconnected, _) => self.adapter_ended("the adapter disconnected by itself"),
             // Late words of a life that is over.
@@ -455,6 +460,7 @@ impl Actor {
         self.pending.clear();
         self.deadlines.clear();
         self.late.clear();
+        self.at_broker.cleared(&self.handle.signs);
         self.next_scan = None;
         self.handle.generation.fetch_add(1, Ordering::AcqRel);
         self.owner.reset(self.user, fresh);

@@ -44,11 +44,15 @@ impl Bench {
         let (invalidate_tx, invalidations) = mpsc::channel(1);
         let ingest = ::metrics::with_local_recorder(&recorder, || {
             Ingest::new(
-                IngestConfig { pass_through: false, sim_label: brokers.intern("sim") },
+                IngestConfig {
+                    pass_through: false,
+                    sim_label: brokers.intern("sim"),
+                    clock: Arc::new(crate::model::FeedClock::new(Instant::now())),
+                },
                 Arc::clone(&shards),
                 Arc::clone(&brokers),
                 IngestMetrics::register(),
-                vec![WorkerEnd { ticks: tx, control: control_tx }],
+                vec![WorkerEnd { ticks: tx, control: control_tx, stats: Arc::default() }],
                 sim,
                 invalidate_tx,
             )

@@ -71,7 +71,7 @@ impl Worker {
         for batch in inner.batches.held.iter().take(done).filter(|b| b.kind == Kind::Live) {
             self.metrics.broadcast_latency.record(now.saturating_duration_since(batch.read_at).as_secs_f64());
         }
-        inner.batches.release(complete_before);
+        self.let_go(&mut inner, complete_before, now);
         if inner.scratch.capacity() > SCRATCH_BYTES_KEPT {
             inner.scratch = Vec::new();
         }

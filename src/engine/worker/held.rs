@@ -3,6 +3,7 @@
 //! Promise: a batch is dropped once no outbox refers to it, and a kept frame with its last mark; neither grows with the number
 //! of ticks, only with what is still to be written.
 
+use super::NO_WORKER;
 use super::lanes::Calendar;
 use crate::engine::batch::{EncodedBatch, FrameKey};
 use crate::outbox::Mark;
@@ -10,6 +11,7 @@ use crate::policy::conflation::Moment;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant as StdInstant;
 use tokio::time::Instant;
 
 /// Batches whose frames stand in some session's spans, numbered from the first the worker ever saw.
@@ -34,11 +36,16 @@ impl Batches {
         self.first + self.held.len() as u64
     }
 
-    /// Drops all batches before `number`.
-    pub(super) fn release(&mut self, number: u64) {
-        while self.first < number && self.held.pop_front().is_some() {
+    /// Drops all batches before `number`. When the newest of them that came from ingest was read from the bus.
+    pub(super) fn release(&mut self, number: u64) -> Option<StdInstant> {
+        let mut newest = None;
+        while self.first < number
+            && let Some(batch) = self.held.pop_front()
+        {
             self.first += 1;
+            newest = (batch.workers != NO_WORKER).then_some(batch.read_at).or(newest);
         }
+        newest
     }
 }
 

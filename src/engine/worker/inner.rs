@@ -65,7 +65,7 @@ impl Inner {
     pub(super) fn release_written(&mut self) {
         if self.touched.is_empty() {
             let next = self.batches.next();
-            self.batches.release(next);
+            let _ = self.batches.release(next);
         }
     }
 }

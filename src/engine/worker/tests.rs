@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::engine::queue::{TickSender, tick_queue};
-use crate::model::{BrokerId, Micros, Mode, StreamId};
+use crate::model::{BrokerId, Level, Micros, Mode, StreamId};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::{TcpListener as StdListener, TcpStream as StdStream};
@@ -386,5 +386,33 @@ fn a_write_that_fails_while_catching_up_leaves_no_copies_behind() {
         assert_eq!(bench.worker.next_eviction().await, (peer.id, Eviction::Gone));
         bench.worker.remove(peer.id, |_| {});
         assert!(bench.worker.inner.borrow().newest.kept.is_empty());
+    });
+}
+
+#[test]
+fn overload_lengthens_the_rest_between_flushes_and_samples_say_how_the_worker_keeps_up() {
+    Bench::run(async |mut bench| {
+        let load = &bench.worker.stats().load;
+        let peer = bench.connect().await;
+        bench.take(&peer, &[1]);
+        assert_eq!(load.take().delay, None, "an acknowledgement is no delivery");
+        let late = Instant::now().checked_sub(Duration::from_secs(3)).unwrap();
+        let mut old = EncodedBatch::new(Micros(0), late);
+        old.push(key(1), 1, 1, |slab| slab.extend_from_slice(&frame_bytes(1, 1, 0)));
+        bench.ticks.push(&Arc::new(old), 1);
+        let mut seen = None;
+        bench
+            .until(|| {
+                seen = seen.or(load.take().delay);
+                seen.is_some()
+            })
+            .await;
+        assert!(seen.is_some_and(|delay| delay >= Duration::from_secs(3)), "{seen:?}");
+        bench.worker.sweep(Instant::now(), Duration::from_millis(7));
+        assert_eq!((load.take().lag, load.take().in_hand), (Some(Duration::from_millis(7)), 0));
+        for (level, ms) in [(Level::Paced, 4), (Level::Refusing, 4), (Level::Normal, 1)] {
+            bench.worker.set_overload(level);
+            assert_eq!(bench.worker.max_delay.get(), Duration::from_millis(ms), "{level:?}");
+        }
     });
 }

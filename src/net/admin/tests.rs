@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 fn readiness(state: State) -> Readiness {
     Readiness {
         state,
+        accepting: true,
         listen: vec!["127.0.0.1:8765".into()],
         admin: "127.0.0.1:9464".into(),
         bus: vec!["tcp://127.0.0.1:5555".into()],
@@ -76,6 +77,14 @@ async fn readyz_is_200_only_while_clients_are_accepted_and_says_the_same_body_al
         });
         assert_eq!(got, want);
     }
+}
+
+#[test]
+fn readyz_is_503_while_an_overload_lets_no_client_in() {
+    let reply = Readiness { accepting: false, ..readiness(State::Degraded) }.reply();
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+    let body: serde_json::Value = serde_json::from_slice(&reply.body).expect("JSON");
+    assert_eq!((&body["ready"], &body["state"]), (&serde_json::json!(false), &serde_json::json!("degraded")));
 }
 
 #[tokio::test]

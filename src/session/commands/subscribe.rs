@@ -9,8 +9,10 @@ use crate::engine::worker::Activate;
 use crate::limits::ACK_BYTES_MAX;
 use crate::model::{Format, Instrument, InstrumentRef, Micros, Mode, StreamId};
 use crate::policy::conflation::Terms;
+use crate::policy::overload::takes_subscriptions;
 use crate::registry::{self, Decision, Fault, FaultCode, Member, Want};
 use crate::session::Sessions;
+use crate::session::held::Notices;
 use crate::session::state::{Phase, Session};
 use crate::shards::{Activation, ShardIndex};
 use crate::wire::command::{Delivery, Depth, Entry, EntryError, MaxRate, Options, SubscribeRequest};
@@ -22,6 +24,8 @@ use tokio::sync::mpsc;
 
 const LIMIT: &str =
     "Subscription limit of this client reached: unsubscribe something first, or raise limits.subscriptions_per_client";
+const OVERLOADED: &str =
+    "The server is overloaded and takes no new subscriptions of this key's class: try again later, with growing delays";
 
 /// What the registry granted.
 struct Granted {
@@ -89,7 +93,7 @@ pub(super) async fn subscribe(sessions: &Rc<Sessions>, session: &Rc<Session>, re
     }
     // Asked before values are read: once the simulated market is over, none of its values is left to be taken for a real one.
     let label = sessions.label(member.broker);
-    let live = sessions.registry.adapter_status(member.user) == "connected";
+    let live = sessions.feed_is_live(member.user);
     let frame = reply::frame(session.format, &ack).into();
     sessions.worker.activate(session.id, Some(frame), fresh, |fresh| {
         let (key, terms) = (fresh.key, fresh.terms);
@@ -101,7 +105,26 @@ pub(super) async fn subscribe(sessions: &Rc<Sessions>, session: &Rc<Session>, re
         Activate { key, floor: activation.floor, snapshot, terms }
     });
     session.state.borrow_mut().pending = Vec::new();
+    notices(sessions, session, &request.entries);
     outcome
+}
+
+/// Notices that the entries ask for are due from now on; what is not as usual now is told at once.
+fn notices(sessions: &Sessions, session: &Session, entries: &[Result<Entry, EntryError>]) {
+    let mut state = session.state.borrow_mut();
+    let before = state.held.notices();
+    for entry in entries.iter().flatten() {
+        let notices = Notices { feed_status: entry.options.feed_status, overload: entry.options.overload };
+        state.held.set_notices(entry.instrument.as_ref(), entry.mode, notices);
+    }
+    let now = state.held.notices();
+    drop(state);
+    if now.overload && !before.overload {
+        sessions.tell_overload(session);
+    }
+    if now.feed_status && !before.feed_status {
+        sessions.tell_feed_now(session);
+    }
 }
 
 /// The user's broker may have changed while the entries were pending: what was granted is then on other streams.
@@ -181,6 +204,7 @@ fn sort_out<'a>(
     room: usize,
 ) -> (Vec<Standing>, Vec<&'a Entry>) {
     let state = session.state.borrow();
+    let overloaded = state.class().is_some_and(|class| !takes_subscriptions(sessions.config.overload.get(), class));
     let mut seen: HashMap<(InstrumentRef<'_>, Mode), usize> = HashMap::new();
     let mut wanted = Vec::new();
     let standings = entries
@@ -203,9 +227,10 @@ fn sort_out<'a>(
                 sessions.registry.count_duplicate();
                 return Standing::SameAs(first);
             }
-            if wanted.len() >= room {
+            if overloaded || wanted.len() >= room {
                 sessions.metrics.error(ErrorCode::LimitExceeded);
-                return Standing::Error(Some(ErrorCode::LimitExceeded), LIMIT.into());
+                let message = if overloaded { OVERLOADED } else { LIMIT };
+                return Standing::Error(Some(ErrorCode::LimitExceeded), message.into());
             }
             seen.insert((name, entry.mode), at);
             wanted.push(entry);
