@@ -44,10 +44,7 @@ const HOW: &[(&str, How)] = &[
     ("cargo test --workspace", Step("cargo test --workspace")),
     ("cargo test --features e2e", Step("cargo test --workspace --features tickcast/e2e")),
     ("cargo test --features shuttle --test model", Step("cargo test --features shuttle --test model")),
-    (
-        "cargo run --release -p loadtest",
-        Test("../loadtest/tests/run.rs", "every_command_of_the_documentation_runs"),
-    ),
+    ("cargo run --release -p loadtest", Test("../loadtest/tests/run.rs", "every_command_of_the_documentation_runs")),
 ];
 
 fn root() -> &'static Path {

@@ -177,7 +177,7 @@ fn what_cannot_run_says_what_to_do() {
         ),
         (
             format!("fanout {there} --connect {} --symbols 2000 --universe 2000", tickcast.bus),
-            &["subscribing", "L01000"],
+            &["subscribing", "LIMIT_EXCEEDED"],
         ),
     ] {
         let outcome = loadtest(&line);
@@ -276,7 +276,7 @@ fn every_command_of_the_documentation_runs() {
         if !command.contains("--url") {
             line += &format!(" --spawn {}", server());
         } else if command.contains("--feed external") {
-            line += &format!(" --url ws://{} --pid {} --instruments NSE:RELIANCE", sim.ws, sim.pid);
+            line += &format!(" --url ws://{} --key demo-key --pid {} --instruments NSE:RELIANCE", sim.ws, sim.pid);
             line = line.replace("--min-delivered 0", "");
         } else if command.contains("--bind") {
             line += &format!(" --url ws://{} --bind {} --key any --bus json", foreign.ws, foreign.bus);
