@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 const SAMPLES_MAX: u32 = 600;
 /// Samples come no closer.
 const SAMPLE_MIN: Duration = Duration::from_millis(250);
+/// How often the server is asked for its overload level, which makes it render all its metrics.
+const ASK: Duration = Duration::from_secs(1);
 /// How long the last ticks may take, and how long nothing may come meanwhile.
 const LAST_TICKS: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_millis(1500);
@@ -69,10 +71,13 @@ pub(crate) struct Figures {
     pub(crate) published: Option<Published>,
     pub(crate) rate_wanted: f64,
     pub(crate) took: Duration,
+    /// With the wait for the last ticks, as `cpu` is.
+    pub(crate) span: Duration,
     pub(crate) cpu: Option<Duration>,
     /// Resident memory before the clients came, with them, at the end, and at most.
     pub(crate) rss: [Option<u64>; 4],
     pub(crate) fds: Option<u64>,
+    /// The server's overload level, the highest seen.
     pub(crate) overload: Option<f64>,
     pub(crate) threads: Vec<Thread>,
     pub(crate) series: Vec<Sample>,
@@ -319,6 +324,7 @@ impl Rig {
         let expected = |takers: &[u64], published: &Published| -> u64 {
             takers.iter().zip(&published.ticks).map(|(takers, ticks)| takers * ticks).sum()
         };
+        watch.ask(self);
         let due = published.as_ref().map(|p| before.delivered + expected(&self.takers, p));
         self.drain(due, &mut watch, progress, name);
         watch.take(self);
@@ -337,10 +343,11 @@ impl Rig {
             published,
             rate_wanted: rate,
             took,
+            span: watch.began.elapsed(),
             cpu,
             rss: [self.rss_before, self.rss_clients, rss, watch.rss_max.max(rss)],
             fds: self.target.process.and_then(Process::fds),
-            overload: self.overload(),
+            overload: watch.overload,
             threads: proc::threads_since(&threads_before),
             series: watch.series.into(),
         })
@@ -362,11 +369,6 @@ impl Rig {
             }
             std::thread::park_timeout(Duration::from_millis(20));
         }
-    }
-
-    /// The server's overload level, if it says one.
-    pub(crate) fn overload(&self) -> Option<f64> {
-        self.target.metric("tickcast_overload_level")
     }
 
     /// Stalled clients stop reading, or begin again.
@@ -409,6 +411,9 @@ struct Watch {
     cpu: Option<Duration>,
     last: Duration,
     rss_max: Option<u64>,
+    overload: Option<f64>,
+    /// When the server is asked for it again; not at all when it has none.
+    ask_at: Option<Duration>,
 }
 
 impl Watch {
@@ -426,7 +431,16 @@ impl Watch {
             cpu,
             last: Duration::ZERO,
             rss_max: None,
+            overload: None,
+            ask_at: Some(ASK),
         }
+    }
+
+    /// Asks the server for its overload level.
+    fn ask(&mut self, rig: &Rig) {
+        let level = rig.target.metric("tickcast_overload_level");
+        self.overload = self.overload.into_iter().chain(level).reduce(f64::max);
+        self.ask_at = level.map(|_| self.began.elapsed() + ASK);
     }
 
     /// Takes the readers' latencies.
@@ -445,6 +459,9 @@ impl Watch {
             return;
         }
         self.next = at + self.period;
+        if self.ask_at.is_some_and(|ask| at >= ask) {
+            self.ask(rig);
+        }
         self.take(rig);
         let process = rig.target.process;
         let (cpu, rss) = (process.and_then(Process::cpu), process.and_then(Process::rss));
