@@ -285,6 +285,9 @@ impl Rig {
             while let Some(left) = end.checked_duration_since(Instant::now()) {
                 std::thread::park_timeout(left.min(Duration::from_millis(50)));
                 each(self);
+                if let Some(why) = self.target.is_gone() {
+                    return Err(why.into());
+                }
             }
             return Ok(None);
         };

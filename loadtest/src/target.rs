@@ -4,6 +4,7 @@
 
 use crate::Failure;
 use crate::cli::{self, Feed};
+use crate::interrupt;
 use crate::proc::Process;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -118,8 +119,11 @@ impl Target {
         value_of(&text, name)
     }
 
-    /// Why the server is not there any more, if it is not.
+    /// Why there is no going on: the server is not there any more, or we were told to end.
     pub(crate) fn is_gone(&mut self) -> Option<String> {
+        if interrupt::asked() {
+            return Some("interrupted".into());
+        }
         let status = self.child.as_mut()?.child.try_wait().ok()??;
         Some(format!("the server ended by itself: {status}"))
     }

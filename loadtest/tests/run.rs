@@ -189,6 +189,16 @@ fn what_cannot_run_says_what_to_do() {
 }
 
 #[test]
+fn a_run_that_is_told_to_end_takes_its_server_with_it() {
+    let line =
+        format!("fanout --spawn {} {}", server(), SMALL.replace("--quiet", "").replace("--seconds 1", "--seconds 60"));
+    let (outcome, server) = support::terminated(&line, "loadtest: fanout");
+    assert_eq!(outcome.code, 1, "{outcome:?}");
+    assert!(outcome.err.contains("loadtest: interrupted"), "{}", outcome.err);
+    assert!(!Path::new(&format!("/proc/{server}")).exists(), "the server {server} outlives us");
+}
+
+#[test]
 fn too_few_descriptors_are_told_before_anything_starts() {
     let outcome =
         support::shell(&format!("ulimit -n 100; exec {} fanout --clients 500", env!("CARGO_BIN_EXE_loadtest")));
