@@ -283,7 +283,7 @@ impl Client {
             let time = frame::after(body, b"\"timestamp\":", &mut scratch.hint)
                 .and_then(ticks::number_of)
                 .map(|cents| cents / 100);
-            return self.external(time.map(milliseconds), scratch, stats);
+            return self.external(time.map(microseconds), scratch, stats);
         }
         match frame::after(body, b"\"ltp\":", &mut scratch.hint).and_then(ticks::number_of) {
             Some(number) => self.tick(number, None, now, common, scratch, stats),
@@ -432,10 +432,34 @@ impl Client {
 }
 
 /// A time as OpenAlgo's adapters write it, in microseconds: seconds, milliseconds, microseconds.
-fn milliseconds(time: u64) -> u64 {
+fn microseconds(time: u64) -> u64 {
     match time {
         ..100_000_000_000 => time * 1_000_000,
-        ..100_000_000_000_000 => time * 1000,
+        100_000_000_000..100_000_000_000_000 => time * 1000,
         _ => time,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_of_one_age_are_recorded_together_and_none_is_lost() {
+        let (mut run, mut stats) = (Run::default(), Stats::default());
+        for age in [5000, 5000, 5000, 9000, 5000] {
+            run.add(age, &mut stats);
+        }
+        run.flush(&mut stats);
+        run.flush(&mut stats);
+        assert_eq!((stats.ages.len(), stats.ages.count_at(5000), stats.ages.count_at(9000)), (5, 4, 1));
+    }
+
+    #[test]
+    fn times_are_read_in_the_units_that_adapters_write() {
+        let want = 1_761_367_200_000_000;
+        for time in [1_761_367_200, 1_761_367_200_000, want] {
+            assert_eq!(microseconds(time), want);
+        }
     }
 }

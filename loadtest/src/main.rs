@@ -9,6 +9,7 @@ mod churn;
 mod cli;
 mod client;
 mod frame;
+mod interrupt;
 mod picks;
 mod proc;
 mod progress;
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
         eprintln!("loadtest: {why}");
         return ExitCode::from(USAGE);
     }
-    match scenario::run(&cli.scenario) {
+    match interrupt::listen().and_then(|()| scenario::run(&cli.scenario)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(MISSED),
         Err(failure) => {

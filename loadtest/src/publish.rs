@@ -20,6 +20,8 @@ use tickcast::zmtp::{Direction, Endpoint};
 
 /// What may wait for the socket, bytes.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// How soon a wait notices that all is to stop.
+const STOP_LOOK: Duration = Duration::from_millis(50);
 /// Above this our own bookkeeping would be late by itself; ticks are not split over it, bytes.
 const MESSAGE_BYTES_MAX: usize = 2 << 20;
 
@@ -173,10 +175,8 @@ impl Keeper {
         let messages = (phase.time.as_secs_f64() / step).ceil().max(1.0) as u64;
         for k in 0..messages {
             let due = started + Duration::from_secs_f64(k as f64 * step);
-            while let Some(left) = due.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
-                park_timeout(left);
-            }
-            if self.number + u64::from(self.plan.batch) >= NUMBERS_MAX || self.board.stop.load(Ordering::Acquire) {
+            let is_full = self.number + u64::from(self.plan.batch) >= NUMBERS_MAX;
+            if is_full || !self.wait_until(due) {
                 break;
             }
             published.late.saturating_record(due.elapsed().as_nanos() as u64);
@@ -187,14 +187,23 @@ impl Keeper {
             }
         }
         let end = started + Duration::from_secs_f64(messages as f64 * step);
-        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
-            park_timeout(left);
-        }
+        self.wait_until(end);
         if phase.measured {
             self.board.close(self.number);
         }
         published.took = started.elapsed();
         published
+    }
+
+    /// False when all is to stop.
+    fn wait_until(&self, time: Instant) -> bool {
+        while !self.board.stop.load(Ordering::Acquire) {
+            match time.checked_duration_since(Instant::now()) {
+                Some(left) if !left.is_zero() => park_timeout(left.min(STOP_LOOK)),
+                _ => return true,
+            }
+        }
+        false
     }
 
     /// The next `batch` ticks, all due at `due`.

@@ -4,6 +4,10 @@
 //! acknowledgements, ticks until every client has seen one, warm-up, then phases; after each, a wait until all that was published has
 //! come, or nothing comes any more.
 
+mod watch;
+
+pub(crate) use watch::Sample;
+
 use crate::Failure;
 use crate::board::Board;
 use crate::cli;
@@ -13,19 +17,15 @@ use crate::proc::{self, Process, Thread};
 use crate::progress::Progress;
 use crate::publish::{Phase, Plan, Published, Publisher};
 use crate::readers::{Readers, Standing};
-use crate::stats::{Stats, histogram};
+use crate::stats::Stats;
 use crate::target::Target;
 use crate::ticks::{self, Instrument};
 use hdrhistogram::Histogram;
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use watch::Watch;
 
-/// Samples of a series at most, counted.
-const SAMPLES_MAX: u32 = 600;
-/// Samples come no closer.
-const SAMPLE_MIN: Duration = Duration::from_millis(250);
 /// How long the last ticks may take, and how long nothing may come meanwhile.
 const LAST_TICKS: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_millis(1500);
@@ -38,21 +38,6 @@ const CLIENTS: Duration = Duration::from_secs(60);
 const CLIENT: Duration = Duration::from_millis(20);
 /// Descriptors that we need besides one for each client.
 const OTHER_FILES: u64 = 64;
-
-/// One look at everything.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Sample {
-    /// Since the phase began, seconds.
-    pub(crate) at: f64,
-    /// Ticks received a second since the last sample.
-    pub(crate) rate: f64,
-    /// p99 of what came since then, nanoseconds; `None` when nothing did.
-    pub(crate) p99: Option<u64>,
-    /// Share of one core.
-    pub(crate) cpu: Option<f64>,
-    pub(crate) rss: Option<u64>,
-    pub(crate) fds: Option<u64>,
-}
 
 /// What a phase came to.
 pub(crate) struct Figures {
@@ -69,10 +54,13 @@ pub(crate) struct Figures {
     pub(crate) published: Option<Published>,
     pub(crate) rate_wanted: f64,
     pub(crate) took: Duration,
+    /// With the wait for the last ticks, as `cpu` is.
+    pub(crate) span: Duration,
     pub(crate) cpu: Option<Duration>,
     /// Resident memory before the clients came, with them, at the end, and at most.
     pub(crate) rss: [Option<u64>; 4],
     pub(crate) fds: Option<u64>,
+    /// The server's overload level, the highest seen.
     pub(crate) overload: Option<f64>,
     pub(crate) threads: Vec<Thread>,
     pub(crate) series: Vec<Sample>,
@@ -280,6 +268,9 @@ impl Rig {
             while let Some(left) = end.checked_duration_since(Instant::now()) {
                 std::thread::park_timeout(left.min(Duration::from_millis(50)));
                 each(self);
+                if let Some(why) = self.target.is_gone() {
+                    return Err(why.into());
+                }
             }
             return Ok(None);
         };
@@ -319,6 +310,7 @@ impl Rig {
         let expected = |takers: &[u64], published: &Published| -> u64 {
             takers.iter().zip(&published.ticks).map(|(takers, ticks)| takers * ticks).sum()
         };
+        watch.ask(self);
         let due = published.as_ref().map(|p| before.delivered + expected(&self.takers, p));
         self.drain(due, &mut watch, progress, name);
         watch.take(self);
@@ -337,10 +329,11 @@ impl Rig {
             published,
             rate_wanted: rate,
             took,
+            span: watch.began.elapsed(),
             cpu,
             rss: [self.rss_before, self.rss_clients, rss, watch.rss_max.max(rss)],
             fds: self.target.process.and_then(Process::fds),
-            overload: self.overload(),
+            overload: watch.overload,
             threads: proc::threads_since(&threads_before),
             series: watch.series.into(),
         })
@@ -362,11 +355,6 @@ impl Rig {
             }
             std::thread::park_timeout(Duration::from_millis(20));
         }
-    }
-
-    /// The server's overload level, if it says one.
-    pub(crate) fn overload(&self) -> Option<f64> {
-        self.target.metric("tickcast_overload_level")
     }
 
     /// Stalled clients stop reading, or begin again.
@@ -392,83 +380,6 @@ impl Rig {
     pub(crate) fn finish(mut self) -> Standing {
         self.publisher = None;
         self.readers.stop()
-    }
-}
-
-/// Collects what happens during a phase.
-struct Watch {
-    began: Instant,
-    period: Duration,
-    next: Duration,
-    ages: Histogram<u64>,
-    /// Since the last sample.
-    recent: Histogram<u64>,
-    rounds: Histogram<u64>,
-    series: VecDeque<Sample>,
-    ticks: u64,
-    cpu: Option<Duration>,
-    last: Duration,
-    rss_max: Option<u64>,
-}
-
-impl Watch {
-    fn new(time: Duration, before: &Stats, cpu: Option<Duration>) -> Self {
-        let period = (time / SAMPLES_MAX).max(SAMPLE_MIN);
-        Watch {
-            began: Instant::now(),
-            period,
-            next: period,
-            ages: histogram(),
-            recent: histogram(),
-            rounds: histogram(),
-            series: VecDeque::new(),
-            ticks: before.ticks,
-            cpu,
-            last: Duration::ZERO,
-            rss_max: None,
-        }
-    }
-
-    /// Takes the readers' latencies.
-    fn take(&mut self, rig: &mut Rig) {
-        rig.seen = rig.readers.stats();
-        self.ages.add(&rig.seen.ages).expect("the same bounds");
-        self.recent.add(&rig.seen.ages).expect("the same bounds");
-        self.rounds.add(&rig.seen.rounds).expect("the same bounds");
-        rig.seen.ages.reset();
-        rig.seen.rounds.reset();
-    }
-
-    fn look(&mut self, rig: &mut Rig, progress: &Progress, name: &str, time: Duration) {
-        let at = self.began.elapsed();
-        if at < self.next {
-            return;
-        }
-        self.next = at + self.period;
-        self.take(rig);
-        let process = rig.target.process;
-        let (cpu, rss) = (process.and_then(Process::cpu), process.and_then(Process::rss));
-        let span = (at - self.last).as_secs_f64().max(1e-9);
-        let sample = Sample {
-            at: at.as_secs_f64(),
-            rate: (rig.seen.ticks - self.ticks) as f64 / span,
-            p99: (!self.recent.is_empty()).then(|| self.recent.value_at_quantile(0.99)),
-            cpu: cpu.zip(self.cpu).map(|(now, then)| now.saturating_sub(then).as_secs_f64() / span),
-            rss,
-            fds: process.and_then(Process::fds),
-        };
-        let p99 = sample.p99.map_or_else(|| "-".into(), |ns| format!("{:.1} ms", ns as f64 / 1e6));
-        let text = format!("{:.0} ticks/s, p99 {p99}", sample.rate);
-        if !time.is_zero() {
-            progress.at(name, at.as_millis() as u64, time.as_millis() as u64, &text);
-        }
-        (self.ticks, self.cpu, self.last) = (rig.seen.ticks, cpu, at);
-        self.rss_max = self.rss_max.max(rss);
-        self.recent.reset();
-        self.series.push_back(sample);
-        if self.series.len() > 2 * SAMPLES_MAX as usize {
-            self.series.pop_front();
-        }
     }
 }
 

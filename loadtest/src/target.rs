@@ -4,6 +4,7 @@
 
 use crate::Failure;
 use crate::cli::{self, Feed};
+use crate::interrupt;
 use crate::proc::Process;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -115,14 +116,22 @@ impl Target {
         write!(tcp, "GET /metrics HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n").ok()?;
         let mut text = String::new();
         tcp.read_to_string(&mut text).ok()?;
-        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+        value_of(&text, name)
     }
 
-    /// Why the server is not there any more, if it is not.
+    /// Why there is no going on: the server is not there any more, or we were told to end.
     pub(crate) fn is_gone(&mut self) -> Option<String> {
+        if interrupt::asked() {
+            return Some("interrupted".into());
+        }
         let status = self.child.as_mut()?.child.try_wait().ok()??;
         Some(format!("the server ended by itself: {status}"))
     }
+}
+
+/// Value of a metric without labels, in Prometheus' text.
+fn value_of(text: &str, name: &str) -> Option<f64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
 /// Host with port, and path, of a `ws://` URL.
@@ -161,7 +170,8 @@ struct Started {
     ws: String,
     admin: String,
     bus: String,
-    folder: Folder,
+    /// Removed when the server is gone.
+    _folder: Folder,
 }
 
 impl Started {
@@ -186,7 +196,8 @@ impl Started {
             format!("{}: {e}. Build it with `cargo build --release`, or name one: --spawn BINARY", binary.display())
         })?;
         let stdout = child.stdout.take().ok_or("the server has no stdout")?;
-        let mut started = Started { child, ws: String::new(), admin: String::new(), bus: String::new(), folder };
+        let mut started =
+            Started { child, ws: String::new(), admin: String::new(), bus: String::new(), _folder: folder };
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
         let field = |name: &str| line.split_whitespace().find_map(|word| word.strip_prefix(name)).map(str::to_owned);
@@ -210,13 +221,19 @@ impl Drop for Started {
         // It may have ended by itself; there is nobody left to tell.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = &self.folder;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_metric_is_found_by_its_whole_name() {
+        let text = "# TYPE overload_level gauge\noverload_level_max 9\noverload_level 2\r\nother{a=\"b\"} 1\n";
+        assert_eq!(value_of(text, "overload_level"), Some(2.0));
+        assert_eq!(value_of(text, "missing"), None);
+    }
 
     #[test]
     fn a_url_gives_host_port_and_path_or_says_what_to_write() {

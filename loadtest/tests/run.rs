@@ -177,7 +177,7 @@ fn what_cannot_run_says_what_to_do() {
         ),
         (
             format!("fanout {there} --connect {} --symbols 2000 --universe 2000", tickcast.bus),
-            &["subscribing", "L01000"],
+            &["subscribing", "LIMIT_EXCEEDED"],
         ),
     ] {
         let outcome = loadtest(&line);
@@ -186,6 +186,16 @@ fn what_cannot_run_says_what_to_do() {
             assert!(outcome.err.contains(hint), "{line}: {}", outcome.err);
         }
     }
+}
+
+#[test]
+fn a_run_that_is_told_to_end_takes_its_server_with_it() {
+    let line =
+        format!("fanout --spawn {} {}", server(), SMALL.replace("--quiet", "").replace("--seconds 1", "--seconds 60"));
+    let (outcome, server) = support::terminated(&line, "loadtest: fanout");
+    assert_eq!(outcome.code, 1, "{outcome:?}");
+    assert!(outcome.err.contains("loadtest: interrupted"), "{}", outcome.err);
+    assert!(!Path::new(&format!("/proc/{server}")).exists(), "the server {server} outlives us");
 }
 
 #[test]
@@ -276,7 +286,7 @@ fn every_command_of_the_documentation_runs() {
         if !command.contains("--url") {
             line += &format!(" --spawn {}", server());
         } else if command.contains("--feed external") {
-            line += &format!(" --url ws://{} --pid {} --instruments NSE:RELIANCE", sim.ws, sim.pid);
+            line += &format!(" --url ws://{} --key demo-key --pid {} --instruments NSE:RELIANCE", sim.ws, sim.pid);
             line = line.replace("--min-delivered 0", "");
         } else if command.contains("--bind") {
             line += &format!(" --url ws://{} --bind {} --key any --bus json", foreign.ws, foreign.bus);

@@ -114,7 +114,7 @@ fn steps(report: &Report, line: &mut impl FnMut(&str)) {
         let f = figures;
         let cpu = f
             .cpu
-            .map_or_else(|| "-".into(), |cpu| format!("{:.0} %", cpu.as_secs_f64() / f.took.as_secs_f64() * 100.0));
+            .map_or_else(|| "-".into(), |cpu| format!("{:.0} %", cpu.as_secs_f64() / f.span.as_secs_f64() * 100.0));
         line(&format!(
             "{:<6}{rate:>12.0}{:>14.0}{:>12}{:>12}{:>12}{cpu:>10}{:>10}{:>10}",
             way.word(),

@@ -31,6 +31,7 @@ fn figures(name: &str) -> Figures {
         published: Some(Published { ticks: vec![100], dropped: 0, late, took: Duration::from_secs(1) }),
         rate_wanted: 100.0,
         took: Duration::from_secs(1),
+        span: Duration::from_secs(1),
         cpu: Some(Duration::from_millis(500)),
         rss: [Some(8 << 20), Some(9 << 20), Some(10 << 20), Some(10 << 20)],
         fds: Some(30),
@@ -114,6 +115,13 @@ fn the_page_is_well_formed_has_its_plots_and_fetches_nothing() {
     }
     assert_eq!(page.matches("<svg").count(), 5);
     assert_eq!(page.matches("<polyline").count(), 10, "two runs in each plot");
+    for points in page.split(" points=\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+        for point in points.split(' ') {
+            let (x, y) = point.split_once(',').expect("two numbers");
+            let [x, y] = [x, y].map(|n| n.parse::<f64>().expect("a number"));
+            assert!((64.0..=640.0).contains(&x) && (12.0..=206.0).contains(&y), "{point} lies outside of the axes");
+        }
+    }
     for foreign in ["http:", "https:", "src=", "href=", "url(", "@import", "<script", "<link"] {
         assert!(!page.contains(foreign), "{foreign}");
     }

@@ -30,6 +30,24 @@ pub(crate) fn loadtest(line: &str) -> Outcome {
     outcome(Command::new(env!("CARGO_BIN_EXE_loadtest")).args(line.split_whitespace()))
 }
 
+/// Runs it until it has said `words` on stderr, then sends SIGTERM: how it ended, and the process it had started.
+pub(crate) fn terminated(line: &str, words: &str) -> (Outcome, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
+    command.args(line.split_whitespace()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("it starts");
+    let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
+    let mut said = String::new();
+    while !said.contains(words) {
+        assert!(stderr.read_line(&mut said).expect("text") > 0, "it ended: {said}");
+    }
+    let pid = child.id();
+    let started = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("its children");
+    assert_eq!(shell(&format!("kill -TERM {pid}")).code, 0);
+    stderr.read_to_string(&mut said).expect("text");
+    let code = child.wait().expect("it ends").code().unwrap_or(-1);
+    (Outcome { code, out: String::new(), err: said }, started.trim().to_owned())
+}
+
 /// Runs a line of shell.
 pub(crate) fn shell(line: &str) -> Outcome {
     outcome(Command::new("sh").args(["-c", line]))
