@@ -307,7 +307,7 @@ impl Machine {
         if let Some(owner) = self.owners.get_mut(&session.owner) {
             (owner.session, owner.lost) = (None, Some(now));
         }
-        tracing::warn!(broker = %session.owner.broker, user = session.owner.user.as_deref(), session = id, reason, "adapter process lost");
+        tracing::info!(broker = %session.owner.broker, user = session.owner.user.as_deref(), session = id, reason, "adapter process: session over");
         for pending in session.calls.into_values() {
             match pending {
                 Pending::Subscribe(adapter, call, _) => {

@@ -401,7 +401,7 @@ fn a_hello_needs_the_secret_and_endpoints_that_are_its_own() {
     // Its own of the settings is connected already.
     let seen = hello(1, "asha", right, &[at(5601), at(5602), at(5602), "ipc:///tmp/x".into()]);
     assert_eq!(seen[0], "publishes angel/asha: tcp://127.0.0.1:5602,ipc:///tmp/x");
-    for endpoint in [at(5601), at(5602)] {
+    for endpoint in [at(5601), at(5602), "tcp://LocalHost:5602".into()] {
         assert_eq!(hello(2, "ravi", right, &[endpoint])[0], "reject hello_endpoint", "it is asha's");
     }
     let seen = hello(2, "ravi", right, &[at(5603)]);
