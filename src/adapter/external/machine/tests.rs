@@ -422,3 +422,16 @@ fn endpoints_of_a_dead_process_are_left_after_a_minute() {
     bench.at(120_000);
     assert!(bench.seen().is_empty(), "once");
 }
+
+#[test]
+fn a_session_that_becomes_ready_between_an_adapters_start_and_its_connect_is_not_missed() {
+    let mut bench = Bench::new(Config::default());
+    bench.join(1);
+    bench.hello(1, "angel", None);
+    bench.seen();
+    bench.machine.started(AdapterId(1), "angel", "asha");
+    bench.result(1, 1, 1, Ok(None));
+    assert!(bench.seen().is_empty(), "nothing is reported before the adapter asked");
+    bench.command(1, Command::Connect);
+    assert_eq!(bench.seen(), ["A1 Connected"]);
+}
