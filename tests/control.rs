@@ -2,12 +2,13 @@
 
 mod support;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use support::Server;
 use support::dealer::{DEALER_READY, Dealer};
 use tickcast::zmtp::parser;
+use zeromq::{DealerSocket, Socket, SocketRecv, SocketSend};
 
 #[test]
 fn whoever_speaks_without_a_session_is_asked_to_say_hello() {
@@ -20,6 +21,30 @@ fn whoever_speaks_without_a_session_is_asked_to_say_hello() {
     server.await_metric("tickcast_control_peers", &[], 1.0);
     drop(dealer);
     server.await_metric("tickcast_control_peers", &[], 0.0);
+}
+
+#[test]
+fn the_dealer_of_the_zeromq_crate_gets_a_session_and_heartbeats() {
+    let server = Server::start(|_| {});
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut dealer = DealerSocket::new();
+        dealer.connect(&server.control).await.expect("the channel listens");
+        let mut session = Value::Null;
+        let beat = |session: &Value| json!({"v": 1, "op": "heartbeat", "session": session});
+        for (say, op) in [(json!({"v": 1, "op": "hello", "broker": "angel"}), "welcome"), (Value::Null, "heartbeat")] {
+            let say = if say.is_null() { beat(&session) } else { say };
+            dealer.send(rmp_serde::to_vec(&say).expect("MessagePack").into()).await.expect("sent");
+            session = loop {
+                let answer = dealer.recv().await.expect("an answer");
+                let map: Value = rmp_serde::from_slice(answer.get(0).expect("a part")).expect("a map");
+                if map["op"] == op {
+                    break map["session"].clone();
+                }
+            };
+            assert!(session.is_u64(), "{session}");
+        }
+    });
 }
 
 #[test]

@@ -7,9 +7,13 @@ use crate::support::Client;
 use serde_json::{Value, json};
 use std::process::Command;
 
-fn server() -> Server {
-    Server::start(&[&["--listen", "127.0.0.1:0", "--set", "adapters.default=external"], ANY_BUS].concat(), &[])
+fn server(control: &str) -> Server {
+    let control = format!("adapters.control_bind={control}");
+    let args = ["--listen", "127.0.0.1:0", "--set", "adapters.default=external", "--set", &control];
+    Server::start(&[&args, ANY_BUS].concat(), &[])
 }
+
+const ANYWHERE: &str = "tcp://127.0.0.1:0";
 
 fn bridge(server: &Server) -> Running {
     let mut command = Command::new(python());
@@ -62,7 +66,7 @@ fn counts_again(client: &mut Client, symbol: &str) {
 
 #[test]
 fn an_openalgo_adapter_class_serves_json_and_messagepack_clients_through_the_bridge() {
-    let server = server();
+    let server = server(ANYWHERE);
     let mut first = bridge(&server);
     assert_eq!(event(&mut first, "initialize")["user"], "demo");
     event(&mut first, "connect");
@@ -93,4 +97,23 @@ fn an_openalgo_adapter_class_serves_json_and_messagepack_clients_through_the_bri
         client.request(json!({"action": "unsubscribe", "symbols": [{"symbol": "INFY", "exchange": "NSE", "mode": 1}]}));
     assert_eq!(gone["status"], "success", "{gone}");
     until_held(&mut second, &[]);
+}
+
+#[test]
+fn the_bridge_says_hello_to_a_server_that_was_killed_and_is_back() {
+    let mut first = server(ANYWHERE);
+    let control = ready_fields(&first.ready)["control"].clone();
+    let mut bridge = bridge(&first);
+    event(&mut bridge, "connect");
+    let mut before = client(&first);
+    before.subscribe(&["INFY", "TCS"], 1);
+    before.tick();
+    until_held(&mut bridge, &["INFY/1", "TCS/1"]);
+    first.process.kill();
+    let second = server(&control);
+    let mut after = client(&second);
+    after.subscribe(&["INFY"], 1);
+    after.tick();
+    // What only the server that is no more wanted has been let go.
+    until_held(&mut bridge, &["INFY/1"]);
 }

@@ -136,7 +136,9 @@ struct Served {
     broker: String,
     user: String,
     session: Option<u64>,
-    /// `Connect` has come and is not answered; since when.
+    /// `Connect` has come; before that nothing may be reported.
+    begun: bool,
+    /// `Connect` is not answered; since when.
     connecting: Option<Instant>,
 }
 
@@ -234,7 +236,8 @@ impl Machine {
 
     /// An adapter runs; it will say `Connect`.
     pub fn started(&mut self, id: AdapterId, broker: &str, user: &str) {
-        let served = Served { broker: broker.into(), user: user.into(), session: None, connecting: None };
+        let (broker, user) = (broker.into(), user.into());
+        let served = Served { broker, user, session: None, begun: false, connecting: None };
         self.served.insert(id, served);
     }
 
@@ -249,7 +252,7 @@ impl Machine {
         let Some(served) = self.served.get_mut(&id) else { return };
         match command {
             Command::Connect => {
-                served.connecting = Some(now);
+                (served.begun, served.connecting) = (true, Some(now));
                 self.bind(id);
                 self.ask_back(id);
             }
@@ -307,7 +310,7 @@ impl Machine {
         if let Some(owner) = self.owners.get_mut(&session.owner) {
             (owner.session, owner.lost) = (None, Some(now));
         }
-        tracing::warn!(broker = %session.owner.broker, user = session.owner.user.as_deref(), session = id, reason, "adapter process lost");
+        tracing::info!(broker = %session.owner.broker, user = session.owner.user.as_deref(), session = id, reason, "adapter process: session over");
         for pending in session.calls.into_values() {
             match pending {
                 Pending::Subscribe(adapter, call, _) => {
@@ -334,7 +337,7 @@ impl Machine {
 
     /// Binds an adapter to its session if that is ready and another than before.
     fn bind(&mut self, id: AdapterId) {
-        let Some(served) = self.served.get(&id) else { return };
+        let Some(served) = self.served.get(&id).filter(|served| served.begun) else { return };
         let session = self.owners.get(&self.owner_of(served)).and_then(|owner| owner.session);
         let ready = session.filter(|s| self.sessions.get(s).is_some_and(|s| s.clearing.is_none()));
         if ready.is_none() || ready == served.session {

@@ -3,10 +3,12 @@
 //! In: messages of connected peers, from the ROUTER; commands of the supervisors' [`ExternalAdapter`]s. Out: answers to both,
 //! and where ticks are published. `machine` decides, `wire` reads and writes, this file moves bytes and reports. One task on
 //! the control thread; it waits for nobody: queues to peers and adapters are bounded, and who lets one fill is dropped.
-//! Tests: `machine/tests.rs`, `tests/control.rs`, `tests/external.rs`.
+//! Tests: `tests.rs`, `machine/tests.rs`, `tests/control.rs`, `tests/external.rs`.
 
 pub mod machine;
 pub mod metrics;
+#[cfg(test)]
+mod tests;
 pub mod wire;
 
 use self::machine::{AdapterId, Effect, Machine, Owner};

@@ -80,18 +80,29 @@ impl Machine {
             if endpoint.is_wildcard() || matches!(endpoint, Endpoint::Tcp { port: 0, .. }) {
                 return Err(refuse(format!("{endpoint} is no address to connect to")));
             }
-            let others = self.owners.iter().any(|(other, s)| other != owner && s.publishes.contains(&endpoint));
-            match self.config.taken.iter().find(|(taken, _)| *taken == endpoint) {
+            let is_it = |other: &Endpoint| same_place(other, &endpoint);
+            let others = self.owners.iter().any(|(other, s)| other != owner && s.publishes.iter().any(is_it));
+            match self.config.taken.iter().find(|(taken, _)| is_it(taken)) {
                 Some((_, Some(of))) if of == owner => continue,
                 None if !others => {}
                 _ => return Err(refuse(format!("{endpoint} belongs to somebody else"))),
             }
-            if !publishes.contains(&endpoint) {
+            if !publishes.iter().any(is_it) {
                 publishes.push(endpoint);
             }
         }
         Ok(publishes)
     }
+}
+
+/// Whether both name one listener: `localhost` is an address too.
+fn same_place(a: &Endpoint, b: &Endpoint) -> bool {
+    let host = |endpoint: &Endpoint| match endpoint {
+        Endpoint::Tcp { host, port } if host.eq_ignore_ascii_case("localhost") => Some(("127.0.0.1".to_owned(), *port)),
+        Endpoint::Tcp { host, port } => Some((host.to_ascii_lowercase(), *port)),
+        Endpoint::Ipc(_) => None,
+    };
+    a == b || host(a).is_some_and(|host_a| host(b) == Some(host_a))
 }
 
 /// Whether two secrets are equal, in a time that tells nothing of either.

@@ -401,7 +401,7 @@ fn a_hello_needs_the_secret_and_endpoints_that_are_its_own() {
     // Its own of the settings is connected already.
     let seen = hello(1, "asha", right, &[at(5601), at(5602), at(5602), "ipc:///tmp/x".into()]);
     assert_eq!(seen[0], "publishes angel/asha: tcp://127.0.0.1:5602,ipc:///tmp/x");
-    for endpoint in [at(5601), at(5602)] {
+    for endpoint in [at(5601), at(5602), "tcp://LocalHost:5602".into()] {
         assert_eq!(hello(2, "ravi", right, &[endpoint])[0], "reject hello_endpoint", "it is asha's");
     }
     let seen = hello(2, "ravi", right, &[at(5603)]);
@@ -421,4 +421,17 @@ fn endpoints_of_a_dead_process_are_left_after_a_minute() {
     assert_eq!(bench.seen(), ["abandon angel/asha"]);
     bench.at(120_000);
     assert!(bench.seen().is_empty(), "once");
+}
+
+#[test]
+fn a_session_that_becomes_ready_between_an_adapters_start_and_its_connect_is_not_missed() {
+    let mut bench = Bench::new(Config::default());
+    bench.join(1);
+    bench.hello(1, "angel", None);
+    bench.seen();
+    bench.machine.started(AdapterId(1), "angel", "asha");
+    bench.result(1, 1, 1, Ok(None));
+    assert!(bench.seen().is_empty(), "nothing is reported before the adapter asked");
+    bench.command(1, Command::Connect);
+    assert_eq!(bench.seen(), ["A1 Connected"]);
 }
