@@ -385,13 +385,13 @@ impl Rig {
 
 /// Whether this process may open a descriptor for each client; raises what may be raised.
 fn enough_files(clients: u32) -> Result<(), Failure> {
-    let limit = tickcast::net::sys::raise_file_limit()?;
+    let (_, limit) = tickcast::net::sys::raise_file_limit()?;
     let needed = u64::from(clients) + OTHER_FILES;
-    if limit.soft < needed {
+    if limit < needed {
         return Err(format!(
             "{clients} clients need {needed} open files, and this process may have {}: fewer --clients, or `ulimit -n {needed}` \
              before (as root, or with a higher limit in /etc/security/limits.conf)",
-            limit.soft
+            limit
         )
         .into());
     }
