@@ -136,6 +136,8 @@ impl Real {
                 encoding: Encoding::MsgPack,
                 serves: Serves::Known([true; 3]),
                 merged: 0,
+                highest_only: false,
+                repeats_ltp: false,
                 t_recv: Micros(1),
             }));
             self.shards.ingest(group[0].0, &ticks, out, &mut Vec::new());

@@ -65,7 +65,7 @@ python_parts() {
     printf '%s' "$stamp" >"$venv/stamp"
   fi
   export E2E_PYTHON=$venv/bin/python E2E_SDK2=$wheel
-  "$E2E_PYTHON" -c 'import msgpack, openalgo, websocket, zmq'
+  "$E2E_PYTHON" -c 'import kiteconnect, logzero, msgpack, openalgo, websocket, zmq'
 }
 
 captured() {
@@ -76,7 +76,7 @@ leave_out=()
 without=""
 if ! captured; then
   [ -z "${E2E_CAPTURED_VECTORS:-}" ] || fail "no kite_captured.json in $E2E_CAPTURED_VECTORS"
-  leave_out=(--skip prices_of_captured_zerodha_packets)
+  leave_out=(--skip captured_packet --skip prices_of_captured_zerodha_packets)
   without="; WITHOUT the captured Zerodha packets, which are not on this machine"
 fi
 

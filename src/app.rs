@@ -8,6 +8,7 @@ mod admin;
 mod build;
 mod control;
 mod door;
+mod kinds;
 mod overload;
 mod rooms;
 mod upkeep;

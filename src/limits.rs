@@ -90,6 +90,8 @@ pub const CONTROL_TEXT_BYTES_MAX: usize = 400;
 pub const CONTROL_OWNERS_MAX: usize = 4096;
 /// An adapter process that says nothing for this long is dead.
 pub const CONTROL_SILENCE: Duration = Duration::from_secs(6);
+/// A broker's credentials file, bytes.
+pub const CREDENTIALS_BYTES_MAX: u64 = 16 << 10;
 
 /// Sessions at once, counted (setting); also per user and per address.
 pub const SESSIONS_MAX: usize = 10_000;

@@ -230,7 +230,7 @@ bind = [\"tcp://127.0.0.1:5555\", 7]
 endpoint = \"tcp://127.0.0.1:5601\"
 user = \"asha\"
 [brokers.angel]
-kind = \"angel\"
+kind = \"nobody\"
 ";
     let mut sources = toml_sources(&directory, text);
     sources.env =
@@ -248,7 +248,7 @@ kind = \"angel\"
         &["t.toml:10", "scale.NSE = 99", "0 to 12"],
         &["t.toml:12", "bus.bind", "7 is not"],
         &["t.toml:14", "no broker"],
-        &["t.toml:17", "brokers.angel.kind", "\"angel\"", "\"sim\" or \"bus\""],
+        &["t.toml:17", "brokers.angel.kind", "\"nobody\"", "\"sim\" or \"bus\" or \"zerodha\" or \"angel\""],
         &["TICKCAST_LIMITS_SESSION:", "nearest is TICKCAST_LIMITS_SESSIONS"],
         &["TICKCAST_ADMIN_ALLOW_PUBLIC", "\"maybe\"", "true or false"],
         &["--admin", "\"localhost\"", "IP:PORT"],
@@ -345,6 +345,14 @@ broker = \"Angel\"
 user = \"asha\"
 [brokers.Angel]
 kind = \"bus\"
+[brokers.zerodha]
+kind = \"zerodha\"
+users = [\"asha\", \"ravi\"]
+credentials = \"file:/run/keys/{user}\"
+symbols = [\"instruments.csv\"]
+url = \"ws://127.0.0.1:9000\"
+symbols_per_connection = 1000
+connections = 2
 [scale]
 \"NSE\" = 3
 [limits]
@@ -407,4 +415,50 @@ fn the_settings_document_is_current() {
     }
     let have = std::fs::read_to_string(path).unwrap_or_default();
     assert!(have == want, "docs/SETTINGS.md is stale: UPDATE_DOCS=1 cargo test --test config");
+}
+
+#[test]
+fn a_native_broker_says_what_it_lacks_and_never_shows_a_secret() {
+    let directory = Directory::new("native");
+    let section = |lines: &str| toml_sources(&directory, &format!("[brokers.zerodha]\nkind = \"zerodha\"\n{lines}"));
+    let got = problems(&section(""));
+    for missing in ["users", "symbols", "credentials"] {
+        assert!(got.iter().any(|p| p.contains(&format!("brokers.zerodha.{missing} is missing"))), "{got:?}");
+    }
+    let base = "users = [\"asha\"]\nsymbols = [\"i.csv\"]\n";
+    let with = |more: &str| section(&format!("{base}{more}"));
+    one_mistake(&with("credentials = \"my-secret-token\""), &["t.toml:5", "(not shown)", "file:/path"]);
+    one_mistake(&with("credentials = \"file:x\"\nurl = \"http://h\""), &["t.toml:6", "brokers.zerodha.url", "wss://"]);
+    one_mistake(&with("credentials = \"file:x\"\nconnections = 4"), &["t.toml:6", "connections = 4", "at most 3"]);
+    one_mistake(
+        &with("credentials = \"file:x\"\nconections = 1"),
+        &["t.toml:6", "nearest is brokers.zerodha.connections"],
+    );
+    let two = "users = [\"asha\", \"ravi\"]\nsymbols = [\"i.csv\"]\n";
+    one_mistake(&section(&format!("{two}credentials = \"file:x\"")), &["t.toml:5", "{user}"]);
+    one_mistake(&section(&format!("{two}credentials = \"env:KITE\"")), &["t.toml:5", "several users"]);
+    let mut from_env = with("credentials = \"env:KITE\"");
+    from_env.env = env(&[("KITE_API_KEY", "key-abcd")]).env;
+    one_mistake(&from_env, &["t.toml:5", "KITE_ACCESS_TOKEN is not set"]);
+    from_env.env = env(&[("KITE_API_KEY", "key-abcd"), ("KITE_ACCESS_TOKEN", "token-efgh")]).env;
+    let loaded = good(&from_env);
+    let shown = format!("{loaded} {:?}", loaded.settings);
+    assert!(shown.contains("env:KITE") && !shown.contains("key-abcd") && !shown.contains("token-efgh"), "{shown}");
+    let bus = toml_sources(&directory, "[brokers.angel]\nkind = \"bus\"\nurl = \"ws://h\"");
+    one_mistake(&bus, &["t.toml:3", "brokers.angel.url is for native kinds"]);
+    let none = toml_sources(&directory, "[brokers.angel]\nusers = [\"a\"]");
+    one_mistake(&none, &["t.toml:2", "[brokers.angel] needs kind"]);
+    let clash = with(
+        "credentials = \"file:x\"\n[[bus.source]]\nendpoint = \"tcp://127.0.0.1:1\"\nbroker = \"zerodha\"\nuser = \"asha\"",
+    );
+    one_mistake(&clash, &["t.toml:3", "[[bus.source]] of zerodha"]);
+    let s = good(&env(&[
+        ("TICKCAST_BROKERS_MY_BROKER_KIND", "zerodha"),
+        ("TICKCAST_BROKERS_MY_BROKER_USERS", "asha"),
+        ("TICKCAST_BROKERS_MY_BROKER_SYMBOLS", "a.csv,b.csv"),
+        ("TICKCAST_BROKERS_MY_BROKER_SYMBOLS_PER_CONNECTION", "7"),
+        ("TICKCAST_BROKERS_MY_BROKER_CREDENTIALS", "file:x"),
+    ]));
+    let broker = &s.settings.brokers["my_broker"];
+    assert_eq!((broker.kind.label(), broker.symbols.len(), broker.symbols_per_connection), ("zerodha", 2, Some(7)));
 }

@@ -4,15 +4,24 @@
 //! skip. Every Python process is driven line by line and ended by its handle. Zerodha packets captured from their feed are
 //! read from `../shared/vectors` or the folder in `E2E_CAPTURED_VECTORS`; the synthetic ones are ours.
 
+#[path = "kite/mod.rs"]
+mod kite_vectors;
 mod process;
+mod standin;
 mod support;
 
+#[path = "e2e/angel.rs"]
+mod angel;
 #[path = "e2e/bridge.rs"]
 mod bridge;
 #[path = "e2e/bus.rs"]
 mod bus;
+#[path = "e2e/kite.rs"]
+mod kite;
 #[path = "e2e/msgpack.rs"]
 mod msgpack;
+#[path = "e2e/noren.rs"]
+mod noren;
 #[path = "e2e/python.rs"]
 mod python;
 #[path = "e2e/sdk.rs"]

@@ -13,7 +13,7 @@ use tickcast::config::settings::{AdapterKind, Broker, Secret};
 
 /// angel is a broker whose adapters are processes.
 fn external(settings: &mut Settings) {
-    settings.brokers = BTreeMap::from([("angel".into(), Broker { kind: AdapterKind::External })]);
+    settings.brokers = BTreeMap::from([("angel".into(), Broker { kind: AdapterKind::External, ..Default::default() })]);
 }
 
 fn server(keys: &Keys) -> Server {

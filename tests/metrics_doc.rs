@@ -8,6 +8,7 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use tickcast::app::{App, Hooks};
 use tickcast::config::Settings;
+use tickcast::config::settings::{AdapterKind, Broker};
 
 const HEAD: &str = "# Metrics
 
@@ -102,6 +103,9 @@ fn the_metrics_document_is_what_a_server_registers() {
     (settings.server.listen, settings.admin.listen) = (loopback, loopback);
     settings.bus.bind = vec!["tcp://127.0.0.1:0".into()];
     settings.adapters.control_bind = "tcp://127.0.0.1:0".into();
+    // Native feeds have metrics only where there is one.
+    let native = Broker { kind: AdapterKind::Native(0), ..Default::default() };
+    settings.brokers.insert("zerodha".into(), native);
     let running = App::build(settings, Hooks::default()).and_then(App::spawn).expect("the server starts");
     let metrics = registered(&running.metrics());
     running.drain();

@@ -155,6 +155,8 @@ fn tick<'a>(instrument: InstrumentRef<'a>, mode: Mode, payload: &'a [u8], positi
         encoding: Encoding::Json,
         serves: Serves::Known([true; 3]),
         merged: 0,
+        highest_only: false,
+        repeats_ltp: false,
         t_recv: Micros(0),
     }
 }

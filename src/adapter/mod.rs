@@ -5,13 +5,20 @@
 //! Every kind lives in a file or folder of its own; `app` maps a broker's name to a kind with an [`AdapterFactory`].
 //! Knows nothing of sessions, references or the client protocol.
 
+pub mod angel;
 pub mod bus;
 pub mod external;
+mod fields;
+pub mod kinds;
 pub mod metrics;
+pub mod native;
+pub mod noren;
 pub mod publisher;
 pub mod scripted;
 pub mod sim;
 pub mod supervisor;
+pub mod symbols;
+pub mod zerodha;
 
 use crate::shards::key::{CallId, FaultCode, KeyName};
 use std::future::Future;
@@ -91,6 +98,8 @@ pub enum Report {
 pub enum CallError {
     /// The broker refuses this request; the text is for the client.
     Refused(String),
+    /// The broker's connections can carry no more instruments; the text is for the client.
+    Full(String),
     /// Something broke; the text is the true cause, for the log only.
     Failed(String),
 }

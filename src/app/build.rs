@@ -1,19 +1,22 @@
 //! Phase one: every port bound, every queue made, nothing running. Phase two: the threads.
 
 use super::admin::AdminParts;
-use super::control::{BusFeeds, ControlParts, Kinds, control_channel, machine_config};
+use super::control::{BusFeeds, ControlParts, control_channel, machine_config};
 use super::door::front_door;
+use super::kinds::Kinds;
 use super::overload::{ForcedFacts, OverloadGauge, OverloadWatch};
 use super::rooms::{
-    bind_control, bus_config, bus_specs, control_config, door_config, feed_kinds, recorder, scoped, session_config,
+    bind_control, bus_config, bus_specs, control_config, door_config, feed_kinds, owners, recorder, session_config,
     supervisor_config, worker_config, worker_count,
 };
 use super::upkeep::{self, Upkeep, WorkerGauges};
 use super::{Addresses, Life, MetricsPage, Running};
 use crate::adapter::AdapterFactory;
 use crate::adapter::external::machine::Owner;
-use crate::adapter::external::{Inbox, metrics::ControlMetrics};
+use crate::adapter::external::{Channel, Inbox, metrics::ControlMetrics};
 use crate::adapter::metrics::AdapterMetrics;
+use crate::adapter::native::feed::Wiring as FeedWiring;
+use crate::adapter::native::socket::Tls;
 use crate::adapter::sim::{self, SimSwitch};
 use crate::adapter::supervisor::Supervisors;
 use crate::auth::{AuthMetrics, AuthService};
@@ -28,7 +31,8 @@ use crate::engine::metrics::{EngineMetrics, WorkerStats};
 use crate::engine::queue::{Control, TickReceiver, tick_queue};
 use crate::limits;
 use crate::model::{
-    Brokers, ByteBudget, FeedClock, Heartbeats, Micros, SharedLevel, SourceSender, WorkerId, source_queue,
+    Brokers, ByteBudget, FeedClock, Heartbeats, Micros, ScopeId, SharedLevel, SourceReceiver, SourceSender, WorkerId,
+    source_queue,
 };
 use crate::net::accept;
 use crate::net::admin::{self, State};
@@ -123,6 +127,10 @@ pub(super) struct Parts {
     workers: Vec<WorkerParts>,
     ingest: Ingest,
     wake: Arc<Notify>,
+    /// Queues on their way to ingest.
+    sources: (mpsc::Sender<SourceReceiver>, mpsc::Receiver<SourceReceiver>),
+    /// What they may hold together.
+    budget: Arc<ByteBudget>,
     endpoint_metrics: Arc<EndpointMetrics>,
     door_metrics: crate::net::metrics::Metrics,
     session_metrics: SessionMetrics,
@@ -241,24 +249,22 @@ impl App {
             })?;
             workers.push((control, thread));
         }
-        let (sources, new_sources) = mpsc::channel(NEW_SOURCES_MAX);
         let heartbeat = heartbeats.handle("ingest").expect("named above");
-        let (stop, wake, ingest) = (rest_stop.clone(), parts.wake.clone(), parts.ingest);
+        let (stop, wake, ingest, new_sources) = (rest_stop.clone(), parts.wake.clone(), parts.ingest, parts.sources.1);
         let ingest = on_runtime("ingest", move || until(stop, ingest.run(new_sources, wake, heartbeat)))?;
-        let budget = ByteBudget::new(settings.bus.queue_bytes_max);
         let watch = OverloadWatch {
             workers: stats.iter().map(|(stats, _)| Arc::clone(stats)).collect(),
-            sources: Arc::clone(&budget),
+            sources: Arc::clone(&parts.budget),
             outbox_bytes_total: settings.fanout.outbox_bytes_total,
             level: Arc::clone(&parts.overload),
             gauge: parts.overload_gauge,
             forced: parts.forced_facts,
         };
         let wiring = Wiring {
-            budget,
+            budget: parts.budget,
             overflow_budget: ByteBudget::new(settings.bus.queue_bytes_max),
             wake: parts.wake,
-            sources,
+            sources: parts.sources.0,
             explode: explode(parts.brokers.clone()),
             metrics: parts.endpoint_metrics,
         };
@@ -301,8 +307,8 @@ impl App {
         let market = sim::Config { ticks_per_second: settings.sim.ticks_per_second, seed: settings.sim.seed };
         let (sim, invalidations, registry) = (parts.sim, parts.invalidations, parts.registry);
         let control_stop = rest_stop.clone();
-        let owners = scoped(&settings).map(|(scope, source)| {
-            (scope, Owner { broker: source.broker.to_ascii_lowercase(), user: Some(source.user.clone()) })
+        let owners = owners(&settings).into_iter().enumerate().map(|(at, (broker, user))| {
+            (ScopeId(at as u16 + 1), Owner { broker: broker.to_ascii_lowercase(), user: Some(user.to_owned()) })
         });
         let bus_feeds = BusFeeds::new(bus_handle, registry.clone(), owners);
         let (config, (inbox, counters)) = (control_config(&settings), parts.control);
@@ -369,14 +375,27 @@ impl Parts {
             seed: None,
         }));
         let mut lock_metrics = shards::metrics::Metrics::register(&shards);
-        let (kinds, inbox) = Kinds::new(settings);
-        let factory = hooks.factory.unwrap_or_else(|| Arc::new(kinds));
+        let wake = Arc::new(Notify::new());
+        let (sources, new_sources) = mpsc::channel(NEW_SOURCES_MAX);
+        let budget = ByteBudget::new(settings.bus.queue_bytes_max);
+        let (channel, inbox) = Channel::new(settings.limits.adapter_calls_pending);
+        let factory = hooks.factory.unwrap_or_else(|| {
+            let wiring =
+                FeedWiring { sources: sources.clone(), budget: budget.clone(), wake: wake.clone(), tls: Tls::public() };
+            Arc::new(Kinds::new(settings, wiring, channel))
+        });
         let names: Vec<String> = brokers.iter().map(|(_, name)| name.to_owned()).collect();
         let adapter_metrics = AdapterMetrics::register(names.iter().map(String::as_str));
         let supervisors = Supervisors::new(supervisor_config(settings), factory, adapter_metrics, control.clone());
         let registry_config = registry::Config {
-            sources: scoped(settings)
-                .map(|(scope, s)| ScopedSource { scope, broker: s.broker.clone(), user: s.user.clone() })
+            sources: owners(settings)
+                .iter()
+                .enumerate()
+                .map(|(at, (broker, user))| ScopedSource {
+                    scope: ScopeId(at as u16 + 1),
+                    broker: (*broker).to_owned(),
+                    user: (*user).to_owned(),
+                })
                 .collect(),
             lock_slow: settings.fanout.lock_slow,
             ..Default::default()
@@ -384,7 +403,6 @@ impl Parts {
         let registry =
             Registry::new(registry_config, shards.clone(), brokers.clone(), supervisors, RegistryMetrics::register());
         registry.lock_stats().into_iter().for_each(|stats| lock_metrics.watch(Arc::clone(stats)));
-        let wake = Arc::new(Notify::new());
         let (mut workers, mut ends) = (Vec::new(), Vec::new());
         for id in 0..worker_count(settings) {
             let (ticks_tx, ticks) = tick_queue(settings.fanout.worker_queue_bytes_max, wake.clone());
@@ -401,7 +419,7 @@ impl Parts {
                 let stop = switch.clone();
                 (Some((switch, tx)), Some(SimEnd { source, stop: Box::new(move || _ = stop.stop()) }))
             }
-            AdapterKind::Bus | AdapterKind::External => (None, None),
+            AdapterKind::Bus | AdapterKind::External | AdapterKind::Native(_) => (None, None),
         };
         let (invalidate, invalidations) = mpsc::channel(INVALIDATIONS_MAX);
         let clock = Arc::new(FeedClock::new(Instant::now()));
@@ -431,6 +449,8 @@ impl Parts {
             workers,
             ingest,
             wake,
+            sources: (sources, new_sources),
+            budget,
             endpoint_metrics: Arc::new(EndpointMetrics::register(endpoints)),
             door_metrics: crate::net::metrics::Metrics::register(),
             session_metrics: SessionMetrics::register(),

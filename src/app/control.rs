@@ -3,49 +3,20 @@
 //! In: settings, the bus's and the registry's handles. Out: endpoints added to and taken from the bus, scopes given to users.
 //! Runs on the control thread, beside the supervisors. Tests: `tests/external.rs`.
 
-use crate::adapter::bus::BusAdapter;
 use crate::adapter::external::machine::{self, Machine, Owner};
-use crate::adapter::external::{self, Channel, Feeds, Inbox, metrics::ControlMetrics};
-use crate::adapter::{Adapter, AdapterFactory};
+use crate::adapter::external::{self, Feeds, Inbox, metrics::ControlMetrics};
 use crate::bus::endpoints::{AddedEndpoint, BusHandle, EndpointSpec, EndpointStatus};
 use crate::config::Settings;
-use crate::config::settings::AdapterKind;
 use crate::model::{Micros, ScopeId};
 use crate::registry::Registry;
 use crate::zmtp::listener::Bound;
 use crate::zmtp::{Direction, Endpoint, router};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// What control peers said, on its way to the one who answers.
 const CONTROL_EVENTS_MAX: usize = 1024;
-
-/// The adapter kinds of the settings. `sim` has nobody to call, as `bus`: its market ticks whatever is subscribed.
-pub(super) struct Kinds {
-    default: AdapterKind,
-    brokers: BTreeMap<String, AdapterKind>,
-    channel: Channel,
-}
-
-impl Kinds {
-    /// The factory, and the end for the control channel.
-    pub(super) fn new(settings: &Settings) -> (Self, Inbox) {
-        let (channel, inbox) = Channel::new(settings.limits.adapter_calls_pending);
-        let brokers = settings.brokers.iter().map(|(name, broker)| (name.clone(), broker.kind)).collect();
-        (Kinds { default: settings.adapters.default, brokers, channel }, inbox)
-    }
-}
-
-impl AdapterFactory for Kinds {
-    fn make(&self, broker: &str, user: &str) -> Result<Box<dyn Adapter>, String> {
-        let kind = self.brokers.get(&broker.to_ascii_lowercase()).copied().unwrap_or(self.default);
-        Ok(match kind {
-            AdapterKind::External => Box::new(self.channel.adapter(broker, user)),
-            AdapterKind::Sim | AdapterKind::Bus => Box::new(BusAdapter),
-        })
-    }
-}
 
 /// What the channel needs besides its port.
 pub(super) struct ControlParts {

@@ -32,17 +32,27 @@ pub(super) fn worker_count(settings: &Settings) -> usize {
     workers.clamp(1, limits::WORKERS_MAX)
 }
 
-/// Each `[[bus.source]]` owner's scope; one user of one broker has one scope, however many endpoints.
-pub(super) fn scoped(settings: &Settings) -> impl Iterator<Item = (ScopeId, &crate::config::settings::BusSource)> {
+/// (broker, user) of everybody whose feed is theirs alone: owners of a `[[bus.source]]`, then of native accounts. One user of
+/// one broker has one scope, however many endpoints; its number is the place here, counted from 1.
+pub(super) fn owners(settings: &Settings) -> Vec<(&str, &str)> {
+    let sources = settings.bus.sources.iter().map(|source| (source.broker.as_str(), source.user.as_str()));
+    let natives = settings
+        .brokers
+        .iter()
+        .flat_map(|(name, broker)| broker.users.iter().map(|user| (name.as_str(), user.as_str())));
     let mut owners: Vec<(&str, &str)> = Vec::new();
-    settings.bus.sources.iter().map(move |source| {
-        let owner = (source.broker.as_str(), source.user.as_str());
-        let at = owners.iter().position(|o| *o == owner).unwrap_or_else(|| {
+    for owner in sources.chain(natives) {
+        if !owners.contains(&owner) {
             owners.push(owner);
-            owners.len() - 1
-        });
-        (ScopeId(at as u16 + 1), source)
-    })
+        }
+    }
+    owners
+}
+
+/// The scope of an owner.
+pub(super) fn scope_of(owners: &[(&str, &str)], broker: &str, user: &str) -> ScopeId {
+    let at = owners.iter().position(|owner| *owner == (broker, user));
+    at.map_or(ScopeId::SHARED, |at| ScopeId(at as u16 + 1))
 }
 
 pub(super) fn bus_specs(settings: &Settings) -> Result<Vec<EndpointSpec>, StartError> {
@@ -51,7 +61,9 @@ pub(super) fn bus_specs(settings: &Settings) -> Result<Vec<EndpointSpec>, StartE
         |text: &String, direction| Ok(EndpointSpec { endpoint: parse(text)?, direction, scope: ScopeId::SHARED });
     let bind = settings.bus.bind.iter().map(|text| shared(text, Direction::Bind));
     let connect = settings.bus.connect.iter().map(|text| shared(text, Direction::Connect));
-    let owned = scoped(settings).map(|(scope, source)| {
+    let owners = owners(settings);
+    let owned = settings.bus.sources.iter().map(|source| {
+        let scope = scope_of(&owners, &source.broker, &source.user);
         Ok(EndpointSpec { endpoint: parse(&source.endpoint)?, direction: Direction::Connect, scope })
     });
     bind.chain(connect).chain(owned).collect()
@@ -140,7 +152,7 @@ pub(super) fn feed_kinds(settings: &Settings, sim: Option<SimSwitch>) -> Box<dyn
     Box::new(move |broker| match named.get(broker).copied().unwrap_or(default) {
         AdapterKind::Sim if sim.as_ref().is_some_and(|switch| !switch.is_stopped()) => FeedKind::Sim,
         AdapterKind::Sim | AdapterKind::Bus => FeedKind::Bus,
-        kind @ AdapterKind::External => FeedKind::Adapter(kind.label()),
+        kind @ (AdapterKind::External | AdapterKind::Native(_)) => FeedKind::Adapter(kind.label()),
     })
 }
 

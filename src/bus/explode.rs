@@ -42,6 +42,7 @@ mod tests {
             t_recv: Micros(1),
             scope: ScopeId::SHARED,
             merged: 0,
+            highest_only: false,
         };
         let mut seen = Vec::new();
         explode(Arc::new(Brokers::new()))(&message, &mut |kind, topic, _| {

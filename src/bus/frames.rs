@@ -15,7 +15,7 @@ use crate::engine::payload::{
     msgpack::{self, Head, Reader},
 };
 use crate::limits::{BATCH_ITEMS_MAX, TICK_PAYLOAD_BYTES_MAX};
-use crate::model::Encoding;
+use crate::model::{Encoding, LTP_UNCHANGED};
 
 /// The topic of a batch.
 pub const BATCH: &[u8] = b"BATCH";
@@ -287,20 +287,28 @@ fn json_pair(item: &[u8]) -> Option<Item<'_>> {
 pub fn has_ltp(payload: &[u8], encoding: Encoding) -> bool {
     static NAMES: LazyLock<[Finder<'static>; 3]> =
         LazyLock::new(|| ["ltp", "last_price", "last_traded_price"].map(Finder::new));
-    NAMES.iter().any(|name| {
-        let len = name.needle().len();
-        name.find_iter(payload).any(|at| match encoding {
-            Encoding::Json => {
-                at > 0
-                    && payload[at - 1] == b'"'
-                    && payload.get(at + len) == Some(&b'"')
-                    && payload.get(json::skip_blanks(payload, at + len + 1)) == Some(&b':')
-            }
-            // The byte before is the marker of a short text, or the length of a longer form.
-            Encoding::MsgPack => {
-                at > 0 && (usize::from(payload[at - 1]) == 0xa0 | len || usize::from(payload[at - 1]) == len)
-            }
-        })
+    NAMES.iter().any(|name| has_key(name, payload, encoding))
+}
+
+/// Whether a native feed says that this payload only repeats its last price.
+pub fn repeats_ltp(payload: &[u8], encoding: Encoding) -> bool {
+    static NAME: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(LTP_UNCHANGED));
+    has_key(&NAME, payload, encoding)
+}
+
+fn has_key(name: &Finder<'_>, payload: &[u8], encoding: Encoding) -> bool {
+    let len = name.needle().len();
+    name.find_iter(payload).any(|at| match encoding {
+        Encoding::Json => {
+            at > 0
+                && payload[at - 1] == b'"'
+                && payload.get(at + len) == Some(&b'"')
+                && payload.get(json::skip_blanks(payload, at + len + 1)) == Some(&b':')
+        }
+        // The byte before is the marker of a short text, or the length of a longer form.
+        Encoding::MsgPack => {
+            at > 0 && (usize::from(payload[at - 1]) == 0xa0 | len || usize::from(payload[at - 1]) == len)
+        }
     })
 }
 

@@ -226,6 +226,8 @@ impl Ingest {
                             encoding: item.encoding,
                             serves: Serves::Unread { lower: frames::has_ltp(item.payload, item.encoding) },
                             merged: message.merged,
+                            highest_only: message.highest_only,
+                            repeats_ltp: message.highest_only && frames::repeats_ltp(item.payload, item.encoding),
                             t_recv: message.t_recv,
                         };
                         ticks.push((self.shards.shard_of(instrument), tick));

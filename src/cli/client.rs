@@ -1,16 +1,14 @@
 //! A WebSocket client for `watch`, load tests and tests: `fastwebsockets` over one plain TCP connection.
 //!
 //! In: a `ws://` URL and text to send. Out: whole messages, or why the server said goodbye. Frames are masked as
-//! RFC 6455 wants; pings are answered while reading. The handshake is done here rather than by the crate, which throws
-//! away the body in which a server says why it refuses.
+//! RFC 6455 wants; pings are answered while reading. The upgrade is the native feeds' own.
 //! `next` is not cancel-safe: a dropped future loses its place in the stream, so keep it alive across a `select!`.
 
-use bytes::Bytes;
-use fastwebsockets::{FragmentCollector, Frame, OpCode, Payload, Role, WebSocket, WebSocketError, handshake};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::header::{CONNECTION, HOST, RETRY_AFTER, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use crate::adapter::native::upgrade::{UpgradeError, upgrade};
+use fastwebsockets::{FragmentCollector, Frame, OpCode, Payload, Role, WebSocket, WebSocketError};
+use hyper::Uri;
+use hyper::header::SEC_WEBSOCKET_PROTOCOL;
 use hyper::upgrade::Upgraded;
-use hyper::{Request, Response, StatusCode, Uri, body::Incoming};
 use hyper_util::rt::TokioIo;
 use std::io;
 use std::time::Duration;
@@ -18,8 +16,6 @@ use tokio::net::TcpStream;
 
 /// One frame from the server, bytes; an acknowledgement may have 1 MiB.
 const FRAME_BYTES_MAX: usize = 16 << 20;
-/// The body of a refusal that is worth showing, bytes.
-const REFUSAL_BYTES_MAX: usize = 4 << 10;
 /// Connecting and the upgrade together may take this long.
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -59,19 +55,9 @@ pub enum ClientError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The server answered something else than 101.
-    #[error("the server answered {status}: {text}")]
-    Refused {
-        /// HTTP status.
-        status: StatusCode,
-        /// Its body, shortened.
-        text: String,
-        /// `Retry-After`, seconds.
-        retry_after: Option<u64>,
-    },
-    /// The HTTP exchange failed.
-    #[error("the upgrade failed: {0}")]
-    Http(#[from] hyper::Error),
+    /// The server refused the upgrade, or the HTTP exchange failed.
+    #[error(transparent)]
+    Upgrade(#[from] UpgradeError),
     /// Connecting took too long.
     #[error("{address} did not answer within {} s", CONNECT.as_secs())]
     TimedOut {
@@ -122,40 +108,24 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects and upgrades, offering `subprotocol` if there is one. Needs a runtime that runs spawned tasks.
+    /// Connects and upgrades, offering `subprotocol` if there is one.
     ///
     /// # Errors
-    /// [`ClientError::Connect`], [`ClientError::TimedOut`], [`ClientError::Refused`] or [`ClientError::Http`].
+    /// [`ClientError::Connect`], [`ClientError::TimedOut`] or [`ClientError::Upgrade`].
     pub async fn connect(target: &Target, subprotocol: Option<&str>) -> Result<Self, ClientError> {
-        let connected = tokio::time::timeout(CONNECT, Self::upgrade(target, subprotocol)).await;
+        let connected = tokio::time::timeout(CONNECT, Self::open(target, subprotocol)).await;
         connected.unwrap_or_else(|_| Err(ClientError::TimedOut { address: target.address.clone() }))
     }
 
-    async fn upgrade(target: &Target, subprotocol: Option<&str>) -> Result<Self, ClientError> {
+    async fn open(target: &Target, subprotocol: Option<&str>) -> Result<Self, ClientError> {
         let no_connection = |source| ClientError::Connect { address: target.address.clone(), source };
         let tcp = TcpStream::connect(&target.address).await.map_err(no_connection)?;
         tcp.set_nodelay(true).map_err(no_connection)?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await?;
-        // It ends with the upgrade, or with the connection; its error is also the request's.
-        tokio::spawn(connection.with_upgrades());
-        let mut request = Request::builder()
-            .uri(target.uri.path_and_query().map_or("/", |p| p.as_str()))
-            .header(HOST, &target.address)
-            .header(UPGRADE, "websocket")
-            .header(CONNECTION, "Upgrade")
-            .header("Sec-WebSocket-Key", handshake::generate_key())
-            .header("Sec-WebSocket-Version", "13");
-        if let Some(name) = subprotocol {
-            request = request.header(SEC_WEBSOCKET_PROTOCOL, name);
-        }
-        let request = request.body(Empty::<Bytes>::new()).expect("a checked URL and fixed headers make a request");
-        let response = sender.send_request(request).await?;
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(refusal(response).await);
-        }
-        let subprotocol =
-            response.headers().get(SEC_WEBSOCKET_PROTOCOL).and_then(|v| v.to_str().ok()).map(str::to_owned);
-        let mut ws = WebSocket::after_handshake(TokioIo::new(hyper::upgrade::on(response).await?), Role::Client);
+        let path = target.uri.path_and_query().map_or("/", |p| p.as_str());
+        let offered: Vec<_> = subprotocol.map(|name| (SEC_WEBSOCKET_PROTOCOL.as_str(), name)).into_iter().collect();
+        let (stream, headers) = upgrade(tcp, &target.address, path, &offered).await?;
+        let subprotocol = headers.get(SEC_WEBSOCKET_PROTOCOL).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let mut ws = WebSocket::after_handshake(stream, Role::Client);
         ws.set_max_message_size(FRAME_BYTES_MAX);
         Ok(Client { ws: FragmentCollector::new(ws), subprotocol })
     }
@@ -199,15 +169,6 @@ impl Client {
     pub async fn close(mut self) {
         let _peer_may_be_gone = self.ws.write_frame(Frame::close(1000, b"")).await;
     }
-}
-
-async fn refusal(response: Response<Incoming>) -> ClientError {
-    let status = response.status();
-    let retry_after =
-        response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(|v| v.trim().parse().ok());
-    let body = Limited::new(response.into_body(), REFUSAL_BYTES_MAX).collect().await;
-    let text = body.map_or_else(|_| String::new(), |b| String::from_utf8_lossy(&b.to_bytes()).trim().to_owned());
-    ClientError::Refused { status, text, retry_after }
 }
 
 #[cfg(test)]

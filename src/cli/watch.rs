@@ -11,6 +11,7 @@ mod packed;
 mod plan;
 
 use super::client::{Client, ClientError, Message};
+use crate::adapter::native::upgrade::UpgradeError;
 use crate::model::{Format, Micros};
 use crate::net::http::SUBPROTOCOL_MSGPACK;
 use board::Board;
@@ -163,7 +164,9 @@ enum End {
 impl From<ClientError> for End {
     fn from(error: ClientError) -> Self {
         match error {
-            ClientError::Refused { status, .. } if !status.is_server_error() => End::Failed(error.to_string()),
+            ClientError::Upgrade(UpgradeError::Refused { status, .. }) if !status.is_server_error() => {
+                End::Failed(error.to_string())
+            }
             error => End::Lost(error.to_string()),
         }
     }

@@ -1,8 +1,10 @@
 //! `docs/SETTINGS.md`, made from the table of keys. A test in `tests/config.rs` keeps the file current.
 
+use super::brokers::{BROKER_KEYS, BrokerKey, kinds};
 use super::keys::{KEYS, SECTIONS};
 use super::openalgo::VARIABLES;
 use super::settings::Settings;
+use crate::adapter::kinds::KINDS;
 
 const HEAD: &str = "# Settings
 
@@ -33,9 +35,18 @@ user = \"asha\"
 ";
 
 const BROKERS: &str = "
-| key | variable | type | default | meaning |
-| --- | --- | --- | --- | --- |
-| `kind` | `TICKCAST_BROKERS_<NAME>_KIND` | \"sim\" or \"bus\" | `adapters.default` | Adapter kind of this broker. |
+A native feed logs in with the user's own account, and its ticks reach that user only:
+
+```toml
+[brokers.zerodha]
+kind = \"zerodha\"
+users = [\"asha\"]
+credentials = \"file:/etc/tickcast/zerodha-{user}\"
+symbols = [\"/var/lib/tickcast/instruments.csv\"]
+```
+
+| key | variable | type | meaning |
+| --- | --- | --- | --- |
 ";
 
 const SCALE: &str = "
@@ -61,7 +72,24 @@ pub fn settings_markdown() -> String {
         }
         match section {
             "bus" => out.push_str(SOURCES),
-            "brokers" => out.push_str(BROKERS),
+            "brokers" => {
+                out.push_str(BROKERS);
+                for BrokerKey { name, shape, doc, .. } in &BROKER_KEYS {
+                    let variable = format!("TICKCAST_BROKERS_<NAME>_{}", name.to_ascii_uppercase());
+                    out.push_str(&format!("| `{name}` | `{variable}` | {shape} | {doc} |\n"));
+                }
+                out.push_str(&format!("\nKinds: {}. What the credentials of a native kind must hold:", kinds()));
+                for kind in &KINDS {
+                    let limits = (kind.limits)();
+                    let (each, all) = (limits.per_connection, limits.connections);
+                    let names = kind.credentials.join("`, `");
+                    out.push_str(&format!(
+                        " {} `{names}` (at most {each} instruments on each of {all} connections)",
+                        kind.name
+                    ));
+                    out.push_str(if kind.name == KINDS[KINDS.len() - 1].name { ".\n" } else { ";" });
+                }
+            }
             "scale" => out.push_str(SCALE),
             _ => {}
         }

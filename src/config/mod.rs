@@ -7,6 +7,7 @@
 //! It does not know what the settings do; each room below declares its own small `Config` for that.
 //! Tests: in the files, `tests/config.rs`.
 
+mod brokers;
 mod docs;
 mod endpoint;
 mod env_file;

@@ -1,9 +1,10 @@
 //! The effective settings as TOML, each with its origin behind it. Read back as a file it gives the same settings,
 //! but for secrets, which are never printed.
 
+use super::brokers::BROKER_KEYS;
 use super::keys::{KEYS, SECTIONS};
 use super::load::Loaded;
-use super::value::{Codec, OneOf, quote};
+use super::value::quote;
 use std::fmt::{self, Write};
 
 /// Column of the origins, so that they can be read down the page.
@@ -49,7 +50,11 @@ impl Loaded {
     fn brokers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, broker) in &self.settings.brokers {
             writeln!(f, "[brokers.{name}]")?;
-            self.line(f, &format!("kind = {}", OneOf::print(&broker.kind)), &format!("brokers.{name}.kind"))?;
+            for key in &BROKER_KEYS {
+                if let Some(value) = (key.print)(broker) {
+                    self.line(f, &format!("{} = {value}", key.name), &format!("brokers.{name}.{}", key.name))?;
+                }
+            }
             f.write_char('\n')?;
         }
         Ok(())

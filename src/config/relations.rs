@@ -85,6 +85,7 @@ pub(super) fn check(draft: &mut Draft) {
     wildcards(draft);
     collisions(draft);
     sources(draft);
+    super::brokers::check(draft);
     numbers(draft);
 }
 

@@ -1,5 +1,7 @@
 //! The effective settings, typed and validated. Field names are the keys of CONTRACTS 2.
 
+use crate::adapter::kinds::KINDS;
+use crate::adapter::native::credentials::Credentials;
 use crate::limits;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -126,7 +128,7 @@ impl Secret {
 }
 
 impl AdapterKind {
-    /// Every kind, in the order in which messages list them.
+    /// Every kind that is no broker of [`KINDS`], in the order in which messages list them.
     pub const ALL: [AdapterKind; 3] = [AdapterKind::Sim, AdapterKind::Bus, AdapterKind::External];
 
     /// Its name in settings, metrics and `"broker"` of the demo key.
@@ -135,6 +137,7 @@ impl AdapterKind {
             AdapterKind::Sim => "sim",
             AdapterKind::Bus => "bus",
             AdapterKind::External => "external",
+            AdapterKind::Native(index) => KINDS[index as usize].name,
         }
     }
 }
@@ -154,6 +157,8 @@ pub enum AdapterKind {
     Bus,
     /// An adapter process at the control channel.
     External,
+    /// A broker that we speak to ourselves, by its place in [`KINDS`]; in `[brokers.NAME]` only.
+    Native(u8),
 }
 
 /// `[adapters]`
@@ -180,6 +185,55 @@ pub struct Adapters {
 pub struct Broker {
     /// Adapter kind for this broker.
     pub kind: AdapterKind,
+    /// Users who have an account, for native kinds; so is all that follows.
+    pub users: Vec<String>,
+    /// Where the accounts' credentials are.
+    pub credentials: Option<CredentialsFrom>,
+    /// Instrument files.
+    pub symbols: Vec<PathBuf>,
+    /// Where the broker is, if not at its own address.
+    pub url: Option<String>,
+    /// Instruments of one connection; unset = the broker's limit.
+    pub symbols_per_connection: Option<usize>,
+    /// Connections of one account; unset = the broker's limit.
+    pub connections: Option<usize>,
+}
+
+impl Default for Broker {
+    fn default() -> Self {
+        Broker {
+            kind: AdapterKind::Bus,
+            users: Vec::new(),
+            credentials: None,
+            symbols: Vec::new(),
+            url: None,
+            symbols_per_connection: None,
+            connections: None,
+        }
+    }
+}
+
+/// `credentials` of `[brokers.NAME]`
+#[derive(Clone, Debug, PartialEq)]
+pub enum CredentialsFrom {
+    /// A file; `{user}` in the path stands for the user.
+    File(String),
+    /// Variables.
+    Env {
+        /// What their names begin with, up to the last `_`.
+        prefix: String,
+        /// Their values, by the rest of their names.
+        given: Credentials,
+    },
+}
+
+impl std::fmt::Display for CredentialsFrom {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            CredentialsFrom::File(path) => write!(f, "file:{path}"),
+            CredentialsFrom::Env { prefix, .. } => write!(f, "env:{prefix}"),
+        }
+    }
 }
 
 /// `[fanout]`

@@ -2,10 +2,9 @@
 
 use super::keys::{self, Key};
 use super::load::{Draft, Origin, Sources};
-use super::settings::{AdapterKind, Broker};
-use super::value::{Codec, Count, OneOf, Raw, quote};
-use super::{env_file, openalgo, toml};
-use crate::limits::{BROKERS_MAX, VENUE_BYTES_MAX};
+use super::value::{Codec, Count, Raw, quote};
+use super::{brokers, env_file, openalgo, toml};
+use crate::limits::VENUE_BYTES_MAX;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -38,6 +37,7 @@ pub(super) fn read_all(sources: &Sources, draft: &mut Draft) {
     for assignment in &sources.set {
         flag(assignment, draft);
     }
+    brokers::take_variables(draft, &variables);
 }
 
 /// The environment over the `--env-file`.
@@ -74,8 +74,8 @@ fn variable(name: &str, raw: &Raw, origin: &Origin, draft: &mut Draft) {
         return draft.set(key, raw, origin.clone());
     }
     let rest = &name[PREFIX.len()..];
-    if let Some((broker, key)) = rest.strip_prefix("BROKERS_").and_then(|rest| rest.rsplit_once('_')) {
-        return set_broker(draft, broker, &key.to_ascii_lowercase(), raw, origin.clone());
+    if let Some((broker, key)) = rest.strip_prefix("BROKERS_").and_then(brokers::split_variable) {
+        return brokers::set_broker(draft, broker, &key, raw, origin.clone());
     }
     if let Some(venue) = rest.strip_prefix("SCALE_") {
         return set_scale(draft, venue, raw, origin.clone());
@@ -99,7 +99,7 @@ fn flag(assignment: &str, draft: &mut Draft) {
         Some(("bus", "source")) => draft.problem(&place, "[[bus.source]] can only be written in the --config file"),
         Some(("scale", venue)) => set_scale(draft, venue, &raw, place),
         Some(("brokers", rest)) => match rest.rsplit_once('.') {
-            Some((broker, name)) => set_broker(draft, broker, name, &raw, place),
+            Some((broker, name)) => brokers::set_broker(draft, broker, name, &raw, place),
             None => draft.problem(&place, format!("{path}: write --set brokers.NAME.kind=bus")),
         },
         split => match split.and_then(|(section, name)| keys::find(section, name)) {
@@ -117,32 +117,6 @@ pub(super) fn broker_name(text: &str) -> Result<String, String> {
         return Err(format!("{} is no broker name: {right}", quote(text)));
     }
     Ok(text.to_ascii_lowercase())
-}
-
-/// `[brokers.NAME]`, one key.
-pub(super) fn set_broker(draft: &mut Draft, broker: &str, name: &str, raw: &Raw, origin: Origin) {
-    let broker = match broker_name(broker) {
-        Ok(broker) => broker,
-        Err(right) => return draft.problem(&origin, right),
-    };
-    if name != "kind" {
-        return draft
-            .problem(&origin, format!("unknown key brokers.{broker}.{name}; the nearest is brokers.{broker}.kind"));
-    }
-    let path = format!("brokers.{broker}.kind");
-    match OneOf::<AdapterKind>::parse(raw) {
-        Err(right) => {
-            draft.problem(&origin, format!("{path} = {}: {right}", raw.shown()));
-            draft.bad.insert(path);
-        }
-        Ok(_) if draft.settings.brokers.len() >= BROKERS_MAX && !draft.settings.brokers.contains_key(&broker) => {
-            draft.problem(&origin, format!("{path}: there can be at most {BROKERS_MAX} brokers"));
-        }
-        Ok(kind) => {
-            draft.settings.brokers.insert(broker, Broker { kind });
-            draft.origins.insert(path, origin);
-        }
-    }
 }
 
 /// `[scale]`, one exchange.

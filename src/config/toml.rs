@@ -1,10 +1,11 @@
 //! The TOML file, with the line of every mistake.
 
+use super::brokers::{self, set_broker};
 use super::endpoint;
 use super::keys;
 use super::load::{Draft, Origin};
 use super::settings::BusSource;
-use super::sources::{broker_name, set_broker, set_scale};
+use super::sources::{broker_name, set_scale};
 use super::value::{Raw, quote};
 use crate::auth::sqlite::USER_BYTES_MAX;
 use std::ops::Range;
@@ -109,7 +110,7 @@ impl Reader<'_> {
             };
             if table.is_empty() {
                 let place = self.at_key(brokers, broker);
-                draft.problem(&place, format!("[brokers.{broker}] needs kind = \"sim\" or \"bus\""));
+                draft.problem(&place, format!("[brokers.{broker}] needs kind = {}", brokers::kinds()));
             }
             for (name, item) in table.iter() {
                 set_broker(draft, broker, name, &raw(item), self.at_key(table, name));

@@ -332,18 +332,10 @@ fn rupees(number: Number<'_>, raw_places: Option<u8>) -> Option<Decimal> {
     Some(number.decimal()?.shifted_down(raw_places.unwrap_or(0)))
 }
 
-/// A time of unstated unit by its size: below 1e11 seconds, 1e14 milliseconds, 1e17 microseconds, else nanoseconds. `None`
-/// unless it is after 1970.
+/// A time of unstated unit by its size, see [`Micros::of_unknown_unit`].
 fn micros(time: Number<'_>) -> Option<Micros> {
     // In millionths of the sender's unit, so that Python's float seconds keep their fraction.
-    let (millionths, _) = time.decimal()?.scaled_wide(6)?;
-    let micros = match millionths / 1_000_000 {
-        time if time < 100_000_000_000 => millionths,
-        time if time < 100_000_000_000_000 => millionths / 1000,
-        time if time < 100_000_000_000_000_000 => millionths / 1_000_000,
-        _ => millionths / 1_000_000_000,
-    };
-    u64::try_from(micros).ok().filter(|&t| t > 0).map(Micros)
+    Micros::of_unknown_unit(time.decimal()?.scaled_wide(6)?.0)
 }
 
 impl Unit<'_> {

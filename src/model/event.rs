@@ -26,6 +26,9 @@ pub struct SourceMessage {
     pub scope: ScopeId,
     /// Older ticks of its topic that it has replaced while the queue to ingest was full.
     pub merged: u32,
+    /// The source sends each tick once, in its highest mode: lower modes are always made from it. A publisher may send a
+    /// tick in several modes instead; then copies are made only of modes it does not send.
+    pub highest_only: bool,
 }
 
 impl SourceMessage {
@@ -34,3 +37,6 @@ impl SourceMessage {
         self.topic.len() + self.body.len()
     }
 }
+
+/// Name of a field that a native feed adds to a tick that only repeats its last price.
+pub const LTP_UNCHANGED: &str = "ltp_unchanged";

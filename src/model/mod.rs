@@ -14,7 +14,7 @@ pub mod price;
 pub mod queue;
 pub mod time;
 
-pub use event::{Encoding, SourceMessage};
+pub use event::{Encoding, LTP_UNCHANGED, SourceMessage};
 pub use feed::{FeedClock, FeedState};
 pub use heartbeat::{Heartbeat, Heartbeats};
 pub use id::{BrokerId, Brokers, ScopeId, SessionId, StreamId, UserId, WorkerId};

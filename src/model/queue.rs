@@ -265,6 +265,7 @@ mod tests {
             t_recv: Micros(1),
             scope: ScopeId::SHARED,
             merged: 0,
+            highest_only: false,
         }
     }
 

@@ -12,6 +12,18 @@ impl Micros {
         Micros(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64))
     }
 
+    /// A time since the UNIX epoch whose unit its sender does not state, in millionths of that unit: below 1e11 units they
+    /// are seconds, below 1e14 milliseconds, below 1e17 microseconds, else nanoseconds. `None` unless it is after 1970.
+    pub fn of_unknown_unit(millionths: i128) -> Option<Self> {
+        let micros = match millionths / 1_000_000 {
+            time if time < 100_000_000_000 => millionths,
+            time if time < 100_000_000_000_000 => millionths / 1000,
+            time if time < 100_000_000_000_000_000 => millionths / 1_000_000,
+            _ => millionths / 1_000_000_000,
+        };
+        u64::try_from(micros).ok().filter(|&time| time > 0).map(Micros)
+    }
+
     /// Whole milliseconds since the UNIX epoch.
     pub const fn millis(self) -> u64 {
         self.0 / 1000

@@ -230,6 +230,7 @@ async fn authenticate(sessions: &Rc<Sessions>, session: &Rc<Session>, key: Optio
                 FaultCode::BrokerInit => ErrorCode::BrokerInitError,
                 FaultCode::BrokerConnection => ErrorCode::BrokerConnectionError,
                 FaultCode::Limit => ErrorCode::LimitExceeded,
+                FaultCode::Capacity => ErrorCode::MaxCapacityReached,
                 FaultCode::Broker | FaultCode::Refused | FaultCode::Cancelled => ErrorCode::BrokerError,
             };
             refuse(sessions, session, code, &error.fault.message, None)

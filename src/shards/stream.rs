@@ -136,8 +136,9 @@ impl Record {
     }
 
     /// Which modes a tick of `mode` serves, by [`Mode::index`]; updates the own flags.
-    fn serve(&mut self, mode: Mode, serves: Serves) -> [bool; 3] {
-        let can = match serves {
+    fn serve(&mut self, tick: &TickIn<'_>) -> [bool; 3] {
+        let mode = tick.mode;
+        let can = match tick.serves {
             Serves::Unread { lower } => [lower; 3],
             Serves::Known(modes) => modes,
         };
@@ -145,10 +146,12 @@ impl Record {
         for m in Mode::ALL {
             let state = &mut self.modes[m.index()];
             if m == mode {
-                state.own = OWN_TICKS;
+                // A source that sends each tick once may send the next one in a higher mode.
+                state.own = if tick.highest_only { 0 } else { OWN_TICKS };
                 served[m.index()] = true;
             } else if m < mode {
-                served[m.index()] = can[m.index()] && state.own == 0;
+                let is_news = m != Mode::Ltp || !tick.repeats_ltp;
+                served[m.index()] = can[m.index()] && state.own == 0 && is_news;
                 state.own = state.own.saturating_sub(1);
             }
         }
@@ -251,7 +254,7 @@ impl Streams {
         let record = &mut self.slots[at as usize];
         // A refused tick must leave no trace, so flags change only once there is room.
         let flags = record.modes;
-        let served = record.serve(tick.mode, tick.serves);
+        let served = record.serve(tick);
         let value = record.victim(tick.mode, served);
         if !self.make_room(at, value, tick.payload.len()) {
             self.slots[at as usize].modes = flags;

@@ -1,4 +1,4 @@
-//! Error codes: the eleven of the audit, plus `INVALID_MODE` and `BROKER_LIST_ERROR`.
+//! Error codes: the eleven of the audit, plus `MAX_CAPACITY_REACHED`, `INVALID_MODE` and `BROKER_LIST_ERROR`.
 //!
 //! Each has its cause and what to do about it; `docs/PROTOCOL.md` holds the same table, a test compares the two.
 //! The frame itself is written by `reply::error`.
@@ -28,6 +28,8 @@ pub enum ErrorCode {
     ServerError,
     /// A limit has been reached.
     LimitExceeded,
+    /// The broker's connections are full.
+    MaxCapacityReached,
     /// The mode is none of 1, 2, 3, `LTP`, `Quote`, `Depth`.
     InvalidMode,
     /// The broker list could not be made.
@@ -36,7 +38,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [ErrorCode; 13] = [
+    pub const ALL: [ErrorCode; 14] = [
         ErrorCode::AuthenticationError,
         ErrorCode::BrokerError,
         ErrorCode::BrokerInitError,
@@ -48,6 +50,7 @@ impl ErrorCode {
         ErrorCode::ProcessingError,
         ErrorCode::ServerError,
         ErrorCode::LimitExceeded,
+        ErrorCode::MaxCapacityReached,
         ErrorCode::InvalidMode,
         ErrorCode::BrokerListError,
     ];
@@ -66,6 +69,7 @@ impl ErrorCode {
             ErrorCode::ProcessingError => "PROCESSING_ERROR",
             ErrorCode::ServerError => "SERVER_ERROR",
             ErrorCode::LimitExceeded => "LIMIT_EXCEEDED",
+            ErrorCode::MaxCapacityReached => "MAX_CAPACITY_REACHED",
             ErrorCode::InvalidMode => "INVALID_MODE",
             ErrorCode::BrokerListError => "BROKER_LIST_ERROR",
         }
@@ -85,6 +89,7 @@ impl ErrorCode {
             ErrorCode::ProcessingError => "the server could not carry the command out",
             ErrorCode::ServerError => "the message is JSON but no object, or the server failed",
             ErrorCode::LimitExceeded => "a limit of the client, the user or the server is reached",
+            ErrorCode::MaxCapacityReached => "the broker's connections can carry no more instruments",
             ErrorCode::InvalidMode => "the mode is none of 1, 2, 3, LTP, Quote, Depth",
             ErrorCode::BrokerListError => "the list of brokers could not be made",
         }
@@ -105,6 +110,9 @@ impl ErrorCode {
             ErrorCode::ServerError => "send a JSON object; otherwise give the operator the id in the message",
             ErrorCode::LimitExceeded => {
                 "unsubscribe something, split the request, use a second connection, or ask for a higher limit"
+            }
+            ErrorCode::MaxCapacityReached => {
+                "unsubscribe something; the operator may allow more connections, up to the broker's limit"
             }
             ErrorCode::InvalidMode => "use 1, 2, 3 or their names; \"1\", null, true and 1.0 are refused",
             ErrorCode::BrokerListError => "try again",

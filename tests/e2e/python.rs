@@ -34,7 +34,7 @@ pub(crate) struct Script {
 }
 
 impl Script {
-    fn start(script: &str, args: &[&str]) -> Self {
+    pub(crate) fn start(script: &str, args: &[&str]) -> Self {
         let mut command = Command::new(python());
         command.arg(root().join("tests/e2e").join(script)).args(args).stdin(Stdio::piped());
         let mut process = Running::new(command);

@@ -10,7 +10,7 @@ use std::process::Command;
 /// (mode, symbol) -> what its callback must get, in order.
 type Expected = BTreeMap<(u8, String), Vec<Value>>;
 
-fn captured() -> PathBuf {
+pub(crate) fn captured() -> PathBuf {
     let default = || root().join("../shared/vectors/broker-feeds/kite");
     let folder = std::env::var_os("E2E_CAPTURED_VECTORS").map_or_else(default, PathBuf::from);
     let file = folder.join("kite_captured.json");

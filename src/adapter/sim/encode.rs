@@ -1,12 +1,10 @@
 //! Simulated ticks as a publisher would send them: `BATCH` bodies, MessagePack, rupees.
 
 use super::market::{Level, SimMarket, SimTick};
+use crate::adapter::fields::{NO_FAIL, float, int, levels, text};
 use crate::model::Micros;
 use bytes::Bytes;
 use rmp::encode as mp;
-
-/// Writing to a `Vec` does not fail.
-const NO_FAIL: &str = "a Vec takes every byte";
 
 /// `[[topic, payload], …]` of the next `count` ticks.
 pub(super) fn batch(market: &mut SimMarket, count: usize, now: Micros) -> Bytes {
@@ -48,34 +46,20 @@ fn payload(out: &mut Vec<u8>, tick: &SimTick) {
     if depth {
         mp::write_str(out, "depth").expect(NO_FAIL);
         mp::write_map_len(out, 2).expect(NO_FAIL);
-        levels(out, "buy", &tick.bids);
-        levels(out, "sell", &tick.asks);
+        levels(out, "buy", book(&tick.bids));
+        levels(out, "sell", book(&tick.asks));
     }
 }
 
-fn levels(out: &mut Vec<u8>, name: &str, levels: &[Level]) {
-    mp::write_str(out, name).expect(NO_FAIL);
-    mp::write_array_len(out, levels.len() as u32).expect(NO_FAIL);
-    for level in levels {
-        mp::write_map_len(out, 3).expect(NO_FAIL);
-        price(out, "price", level.price);
-        int(out, "quantity", level.quantity);
-        int(out, "orders", level.orders);
-    }
+fn book(levels: &[Level]) -> impl ExactSizeIterator<Item = (f64, u64, u64)> {
+    levels.iter().map(|level| (rupees(level.price), level.quantity, level.orders))
 }
 
-fn text(out: &mut Vec<u8>, name: &str, value: &str) {
-    mp::write_str(out, name).expect(NO_FAIL);
-    mp::write_str(out, value).expect(NO_FAIL);
-}
-
-fn int(out: &mut Vec<u8>, name: &str, value: u64) {
-    mp::write_str(out, name).expect(NO_FAIL);
-    mp::write_uint(out, value).expect(NO_FAIL);
-}
-
-/// Paise as rupees, the bus's unit.
 fn price(out: &mut Vec<u8>, name: &str, paise: i64) {
-    mp::write_str(out, name).expect(NO_FAIL);
-    mp::write_f64(out, paise as f64 / 100.0).expect(NO_FAIL);
+    float(out, name, rupees(paise));
+}
+
+/// The bus's unit.
+fn rupees(paise: i64) -> f64 {
+    paise as f64 / 100.0
 }

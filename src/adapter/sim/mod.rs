@@ -105,5 +105,12 @@ pub async fn run(config: Config, switch: SimSwitch, mut sink: impl FnMut(SourceM
 /// The next `count` ticks as one bus message.
 pub fn batch(market: &mut SimMarket, count: usize, now: Micros) -> SourceMessage {
     let body = encode::batch(market, count, now);
-    SourceMessage { topic: Bytes::from_static(b"BATCH"), body, t_recv: now, scope: ScopeId::SHARED, merged: 0 }
+    SourceMessage {
+        topic: Bytes::from_static(b"BATCH"),
+        body,
+        t_recv: now,
+        scope: ScopeId::SHARED,
+        merged: 0,
+        highest_only: false,
+    }
 }

@@ -415,7 +415,9 @@ impl Actor {
             }
             (Report::Answer { call, outcome }, Stage::Clearing { call: ours, .. }) if call == *ours => match outcome {
                 Ok(_) => self.cleared(Ok(()), "", now),
-                Err(CallError::Refused(cause)) => self.cleared(Err(CallOutcome::Refused), &cause, now),
+                Err(CallError::Refused(cause) | CallError::Full(cause)) => {
+                    self.cleared(Err(CallOutcome::Refused), &cause, now);
+                }
                 Err(CallError::Failed(cause)) => self.cleared(Err(CallOutcome::Failed), &cause, now),
             },
             (Report::Answer { call, outcome }, Stage::Ready { .. } | Stage::Clearing { .. }) => {

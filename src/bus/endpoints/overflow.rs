@@ -130,6 +130,7 @@ impl Overflow {
                         t_recv: newest.t_recv,
                         scope: self.scope,
                         merged: newest.merged,
+                        highest_only: false,
                     });
                 }
                 _ => self.order.pop_front(),
@@ -157,6 +158,7 @@ impl Overflow {
             t_recv,
             scope: self.scope,
             merged: 0,
+            highest_only: false,
         });
         Kept::Waiting
     }

@@ -100,7 +100,8 @@ impl Sink for Source {
             }
             return ControlFlow::Continue(());
         };
-        let mut message = SourceMessage { topic, body, t_recv: self.t_recv, scope: self.scope, merged: 0 };
+        let mut message =
+            SourceMessage { topic, body, t_recv: self.t_recv, scope: self.scope, merged: 0, highest_only: false };
         if self.queue.is_closed() {
             return ControlFlow::Break(LinkEnd::SinkGone);
         }

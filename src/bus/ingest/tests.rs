@@ -23,7 +23,7 @@ struct Bench {
 
 fn message(topic: &str, body: &str, scope: ScopeId) -> SourceMessage {
     let (topic, body) = (Bytes::copy_from_slice(topic.as_bytes()), Bytes::copy_from_slice(body.as_bytes()));
-    SourceMessage { topic, body, t_recv: Micros::now(), scope, merged: 0 }
+    SourceMessage { topic, body, t_recv: Micros::now(), scope, merged: 0, highest_only: false }
 }
 
 fn shared(topic: &str, body: &str) -> SourceMessage {

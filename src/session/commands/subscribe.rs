@@ -343,6 +343,7 @@ fn acknowledge(
 const fn shown_code(code: FaultCode) -> Option<ErrorCode> {
     match code {
         FaultCode::Limit => Some(ErrorCode::LimitExceeded),
+        FaultCode::Capacity => Some(ErrorCode::MaxCapacityReached),
         _ => None,
     }
 }

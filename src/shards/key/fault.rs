@@ -13,6 +13,8 @@ pub enum FaultCode {
     BrokerInit,
     /// The adapter could not connect.
     BrokerConnection,
+    /// The broker's connections can carry no more instruments.
+    Capacity,
     /// A limit of ours.
     Limit,
     /// The session left before the outcome was known.
@@ -27,6 +29,7 @@ impl FaultCode {
             FaultCode::Broker | FaultCode::Cancelled => "BROKER_ERROR",
             FaultCode::BrokerInit => "BROKER_INIT_ERROR",
             FaultCode::BrokerConnection => "BROKER_CONNECTION_ERROR",
+            FaultCode::Capacity => "MAX_CAPACITY_REACHED",
             FaultCode::Limit => "LIMIT_EXCEEDED",
         }
     }

@@ -26,6 +26,10 @@ pub struct TickIn<'a> {
     pub serves: Serves,
     /// Older ticks of its topic that it has replaced before it came here; they count in `seq`.
     pub merged: u32,
+    /// See [`crate::model::SourceMessage::highest_only`].
+    pub highest_only: bool,
+    /// Its last price is the one before, so that LTP subscribers need not hear of it.
+    pub repeats_ltp: bool,
     /// When its message was read.
     pub t_recv: Micros,
 }

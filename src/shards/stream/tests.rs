@@ -35,6 +35,8 @@ pub(super) fn tick<'a>(symbol: &'a str, mode: Mode, payload: &'a [u8]) -> TickIn
         encoding: Encoding::Json,
         serves: reads(mode, true),
         merged: 0,
+        highest_only: false,
+        repeats_ltp: false,
         t_recv: Micros(1),
     }
 }

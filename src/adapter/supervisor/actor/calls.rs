@@ -78,6 +78,7 @@ impl Actor {
         let (label, outcome) = match outcome {
             Ok(depth) => (CallOutcome::Success, Ok(depth)),
             Err(CallError::Refused(message)) => (CallOutcome::Refused, Err(Fault::new(FaultCode::Refused, message))),
+            Err(CallError::Full(message)) => (CallOutcome::Refused, Err(Fault::new(FaultCode::Capacity, message))),
             Err(CallError::Failed(cause)) => {
                 let text = "The broker call failed";
                 (CallOutcome::Failed, Err(broker_fault(FaultCode::Broker, self.user, broker, text, &cause)))

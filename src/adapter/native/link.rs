@@ -1,0 +1,293 @@
+//! The life of one connection to a broker, without the connection: a pure machine.
+//!
+//! In: what happened ([`Input`]) and the time. Out: what to do ([`Action`]s), and when to look again. Promises: credentials are
+//! read before every connect, never kept from the last one; waits double from 0.25 s to 2 s (± 20 %) while it has been down for
+//! less than two minutes, then to 60 s; refused credentials are not tried again unchanged (unless the broker wants that), and
+//! after so many refusals only looked at; silence beyond the broker's limit is death. Tests: `link/tests.rs`.
+
+#[cfg(test)]
+mod tests;
+
+use super::broker::Limits;
+use super::credentials::Fingerprint;
+use crate::zmtp::Backoff;
+use std::time::{Duration, Instant};
+
+/// Opening, upgrade included, may take this long.
+const OPEN: Duration = Duration::from_secs(10);
+/// A connection lost before it stood this long counts as one more failure: the broker may be refusing us.
+const STEADY: Duration = Duration::from_secs(5);
+/// So long waits stay short.
+const QUICK: Duration = Duration::from_secs(120);
+/// Refused credentials are looked at this often to see whether they have changed.
+const LOOK: Duration = Duration::from_secs(5);
+/// As [`LOOK`], after too many refusals: even new credentials are tried no more often.
+const LOOK_SELDOM: Duration = Duration::from_secs(60);
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// The connection is wanted.
+    Start,
+    /// The credentials, as they are now.
+    Credentials(Fingerprint),
+    /// There are none.
+    NoCredentials(String),
+    /// The socket is open and upgraded; the first message is on its way.
+    Opened,
+    /// The first message was accepted.
+    LoggedIn,
+    /// Any bytes came.
+    Heard,
+    /// The credentials were refused, at the upgrade or by message.
+    Refused(String),
+    /// The socket could not be opened, or is gone.
+    Lost(String),
+    /// Time has passed.
+    Timer,
+    /// The credentials may have changed.
+    Changed,
+    /// The connection is no longer wanted.
+    Stop,
+}
+
+/// What to do, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Read the credentials; answer with [`Input::Credentials`] or [`Input::NoCredentials`].
+    Read,
+    /// Open a socket with the credentials just read; answer with [`Input::Opened`], [`Input::Refused`] or [`Input::Lost`].
+    Connect,
+    /// Send the heartbeat.
+    Beat,
+    /// Drop the socket.
+    Close,
+    /// It is ready and carries nothing.
+    Up,
+    /// It is not ready any more, or could not be made ready; it will be tried again.
+    Down(String),
+    /// The credentials are refused: nothing is tried until they change.
+    Barred(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
+    Idle,
+    Waiting { until: Instant },
+    Reading,
+    Opening { print: Fingerprint, until: Instant },
+    LoggingIn { print: Fingerprint, until: Instant },
+    Live { print: Fingerprint, since: Instant, heard: Instant, beat: Option<Instant> },
+    Barred { look: Instant },
+    Looking,
+}
+
+/// See the module header.
+#[derive(Debug)]
+pub struct Link {
+    limits: Limits,
+    state: State,
+    quick: Backoff,
+    slow: Backoff,
+    /// Since when it has not been ready, while it is wanted.
+    down_since: Option<Instant>,
+    /// The credentials that were refused last, and how often in a row any were.
+    refused: Option<(Fingerprint, u32)>,
+}
+
+impl Link {
+    /// Not wanted yet. `refused`: credentials of this account that are known to be refused.
+    pub fn new(limits: Limits, refused: Option<Fingerprint>) -> Self {
+        Link {
+            limits,
+            state: State::Idle,
+            quick: Backoff::default(),
+            slow: Backoff::new(Duration::from_secs(4), Duration::from_secs(60)),
+            down_since: None,
+            refused: refused.map(|print| (print, 1)),
+        }
+    }
+
+    /// Whether it carries ticks.
+    pub fn is_up(&self) -> bool {
+        matches!(self.state, State::Live { .. })
+    }
+
+    /// Whether it is not wanted.
+    pub fn is_idle(&self) -> bool {
+        self.state == State::Idle
+    }
+
+    /// Whether it waits for new credentials.
+    pub fn is_barred(&self) -> bool {
+        matches!(self.state, State::Barred { .. } | State::Looking)
+    }
+
+    /// The credentials that were refused and have not been accepted since.
+    pub fn refused(&self) -> Option<Fingerprint> {
+        self.refused.map(|(print, _)| print)
+    }
+
+    /// When [`Input::Timer`] is due.
+    pub fn wake_at(&self) -> Option<Instant> {
+        match self.state {
+            State::Idle | State::Reading | State::Looking => None,
+            State::Waiting { until } | State::Opening { until, .. } | State::LoggingIn { until, .. } => Some(until),
+            State::Live { heard, beat, .. } => {
+                let dead = heard + self.limits.silence;
+                Some(beat.map_or(dead, |beat| beat.min(dead)))
+            }
+            State::Barred { look } => Some(look),
+        }
+    }
+
+    /// Takes one input. `chance` lies in 0..1 and moves waits.
+    pub fn on(&mut self, input: Input, now: Instant, chance: f64) -> Vec<Action> {
+        match (input, &mut self.state) {
+            (Input::Stop, State::Idle) => vec![],
+            (Input::Stop, _) => {
+                self.state = State::Idle;
+                self.down_since = None;
+                vec![Action::Close]
+            }
+            (Input::Start, State::Idle) => {
+                self.down_since = Some(now);
+                self.read()
+            }
+            (Input::Credentials(print), State::Reading | State::Looking) => self.credentials(print, now),
+            (Input::NoCredentials(reason), State::Reading) => self.wait(reason, now, chance),
+            (Input::NoCredentials(_), State::Looking) => self.bar(now),
+            (Input::Opened, State::Opening { print, .. }) => {
+                let print = *print;
+                match self.limits.login {
+                    Some(wait) => {
+                        self.state = State::LoggingIn { print, until: now + wait };
+                        vec![]
+                    }
+                    None => self.live(print, now),
+                }
+            }
+            (Input::LoggedIn, State::LoggingIn { print, .. }) => {
+                let print = *print;
+                self.live(print, now)
+            }
+            (Input::Heard, State::Live { since, heard, .. }) => {
+                *heard = now;
+                if now - *since >= STEADY {
+                    self.settled();
+                }
+                vec![]
+            }
+            (Input::Refused(reason), State::Opening { print, .. } | State::LoggingIn { print, .. })
+            | (Input::Refused(reason), State::Live { print, .. }) => {
+                let print = *print;
+                self.refuse(print, reason, now, chance)
+            }
+            (Input::Lost(reason), State::Opening { .. } | State::LoggingIn { .. } | State::Live { .. }) => {
+                self.lost(reason, now, chance)
+            }
+            (Input::Timer, _) => self.timer(now, chance),
+            (Input::Changed, State::Barred { .. }) => {
+                self.state = State::Looking;
+                vec![Action::Read]
+            }
+            // New credentials do not wait for the end of a back-off.
+            (Input::Changed, State::Waiting { .. }) => self.read(),
+            // Late words of a socket that was given up, and wishes that are fulfilled.
+            _ => vec![],
+        }
+    }
+
+    fn timer(&mut self, now: Instant, chance: f64) -> Vec<Action> {
+        match &mut self.state {
+            State::Waiting { until } if *until <= now => self.read(),
+            State::Opening { until, .. } if *until <= now => self.lost("no answer to the connect".into(), now, chance),
+            State::LoggingIn { until, .. } if *until <= now => self.lost("no answer to the login".into(), now, chance),
+            State::Live { heard, .. } if *heard + self.limits.silence <= now => {
+                let reason = format!("nothing heard for {} s", self.limits.silence.as_secs());
+                self.lost(reason, now, chance)
+            }
+            State::Live { beat: Some(beat), .. } if *beat <= now => {
+                *beat = now + self.limits.heartbeat.unwrap_or(self.limits.silence);
+                vec![Action::Beat]
+            }
+            State::Barred { look } if *look <= now => {
+                self.state = State::Looking;
+                vec![Action::Read]
+            }
+            _ => vec![],
+        }
+    }
+
+    fn read(&mut self) -> Vec<Action> {
+        self.state = State::Reading;
+        vec![Action::Read]
+    }
+
+    fn credentials(&mut self, print: Fingerprint, now: Instant) -> Vec<Action> {
+        if let Some((refused, times)) = self.refused
+            && refused == print
+            && (!self.limits.same_again || times >= self.limits.refusals)
+        {
+            return self.bar(now);
+        }
+        self.state = State::Opening { print, until: now + OPEN };
+        vec![Action::Connect]
+    }
+
+    fn live(&mut self, print: Fingerprint, now: Instant) -> Vec<Action> {
+        let beat = self.limits.heartbeat.map(|period| now + period);
+        self.state = State::Live { print, since: now, heard: now, beat };
+        self.refused = None;
+        vec![Action::Up]
+    }
+
+    /// It has stood long enough to be believed.
+    fn settled(&mut self) {
+        self.quick.reset();
+        self.slow.reset();
+        self.down_since = None;
+    }
+
+    fn lost(&mut self, reason: String, now: Instant, chance: f64) -> Vec<Action> {
+        if let State::Live { since, .. } = self.state
+            && now - since >= STEADY
+        {
+            self.settled();
+        }
+        let mut actions = vec![Action::Close];
+        actions.extend(self.wait(reason, now, chance));
+        actions
+    }
+
+    fn wait(&mut self, reason: String, now: Instant, chance: f64) -> Vec<Action> {
+        let down_since = *self.down_since.get_or_insert(now);
+        let backoff = if now - down_since < QUICK { &mut self.quick } else { &mut self.slow };
+        self.state = State::Waiting { until: now + backoff.wait(chance) };
+        vec![Action::Down(reason)]
+    }
+
+    fn refuse(&mut self, print: Fingerprint, reason: String, now: Instant, chance: f64) -> Vec<Action> {
+        let times = self.refused.map_or(0, |(_, times)| times) + 1;
+        self.refused = Some((print, times));
+        if times < self.limits.refusals {
+            // The credentials are read again after the wait: new ones are tried, the same ones bar it.
+            return self.lost(reason, now, chance);
+        }
+        let mut actions = vec![Action::Close, Action::Down(reason)];
+        actions.extend(self.bar(now));
+        actions
+    }
+
+    fn bar(&mut self, now: Instant) -> Vec<Action> {
+        let first = self.state != State::Looking;
+        let times = self.refused.map_or(0, |(_, times)| times);
+        let period = if times >= self.limits.refusals { LOOK_SELDOM } else { LOOK };
+        self.state = State::Barred { look: now + period };
+        if first {
+            let reason = "the broker refuses these credentials; put in new ones, they are taken up by themselves";
+            return vec![Action::Barred(reason.to_owned())];
+        }
+        vec![]
+    }
+}

@@ -1,0 +1,388 @@
+//! A native feed in the whole server, against a stand-in broker: login, ticks, reconnects, new tokens, quotas, orders, modes.
+
+#[path = "kite/mod.rs"]
+mod kite_vectors;
+mod standin;
+mod support;
+
+use serde_json::{Value, json};
+use standin::kite::{Kite, Seen};
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use support::{Client, Server};
+use tickcast::config::settings::{AdapterKind, Broker, CredentialsFrom};
+
+const KEY: &str = "kitekey-1234";
+const TOKEN: &str = "first-token-5678";
+/// Tokens of the instruments in [`symbols`].
+const INFY: u32 = 408_065;
+const SBIN: u32 = 779_521;
+
+/// What one test has on disk; gone with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("native-feed-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).expect("a folder");
+        Folder(path)
+    }
+
+    fn credentials(&self, token: &str) -> PathBuf {
+        let path = self.0.join("credentials");
+        std::fs::write(&path, format!("api_key={KEY}\naccess_token={token}\n")).expect("written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("ours");
+        path
+    }
+
+    /// An instrument file with these (token, symbol) of NSE.
+    fn symbols(&self, listed: &[(u32, String)]) -> PathBuf {
+        let head = "instrument_token,exchange_token,tradingsymbol,name,last_price,expiry,strike,tick_size,lot_size,instrument_type,segment,exchange\n";
+        let row = |(token, symbol): &(u32, String)| {
+            format!("{token},{},{symbol},{symbol},0,,0,0.05,1,EQ,NSE,NSE\n", token >> 8)
+        };
+        let path = self.0.join("instruments.csv");
+        std::fs::write(&path, head.to_owned() + &listed.iter().map(row).collect::<String>()).expect("written");
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+struct World {
+    kite: Kite,
+    server: Server,
+    folder: Folder,
+}
+
+impl World {
+    fn new(name: &str) -> Self {
+        Self::with(name, &[(INFY, "INFY".to_owned()), (SBIN, "SBIN".to_owned())], |_| {})
+    }
+
+    /// The demo key's broker is called `bus`; here it is served by Zerodha's feed.
+    fn with(name: &str, listed: &[(u32, String)], change: impl FnOnce(&mut Broker)) -> Self {
+        let (folder, kite) = (Folder::new(name), Kite::start(KEY, TOKEN));
+        let mut broker = Broker {
+            kind: AdapterKind::Native(0),
+            users: vec!["demo".into()],
+            credentials: Some(CredentialsFrom::File(folder.credentials(TOKEN).display().to_string())),
+            symbols: vec![folder.symbols(listed)],
+            url: Some(kite.url.clone()),
+            ..Default::default()
+        };
+        change(&mut broker);
+        let server = Server::start(|settings| {
+            settings.brokers.insert("bus".into(), broker);
+            settings.limits.subscriptions_per_client = 5000;
+            settings.adapters.linger = std::time::Duration::from_millis(100);
+        });
+        World { kite, server, folder }
+    }
+
+    /// Waits until the broker holds exactly this.
+    fn await_held(&self, wanted: &[(u32, &str)]) -> Seen {
+        let wanted: BTreeMap<u32, String> = wanted.iter().map(|(token, mode)| (*token, (*mode).to_owned())).collect();
+        self.kite.await_seen(|seen| seen.all() == wanted)
+    }
+}
+
+fn ltp(tick: &Value) -> f64 {
+    tick["data"]["ltp"].as_f64().unwrap_or_else(|| panic!("a price: {tick}"))
+}
+
+#[test]
+fn a_client_gets_each_mode_s_fields_of_one_tick_and_the_broker_keeps_the_highest_mode() {
+    let world = World::new("modes");
+    let mut client = world.server.client();
+    client.subscribe(&["INFY"], 1);
+    world.await_held(&[(INFY, "ltp")]);
+    client.subscribe(&["INFY"], 3);
+    client.subscribe(&["INFY"], 2);
+    world.await_held(&[(INFY, "full")]);
+    world.kite.price(INFY, 157_315);
+    let mut ticks: Vec<Value> = (0..3).map(|_| client.tick()).collect();
+    ticks.sort_by_key(|tick| tick["mode"].as_u64());
+    assert_eq!(ticks.iter().map(ltp).collect::<Vec<_>>(), [1573.15; 3]);
+    let (quote, depth) = (&ticks[1]["data"], &ticks[2]["data"]);
+    for (name, value) in
+        [("open", 1573.14), ("high", 1573.17), ("low", 1573.12), ("close", 1573.11), ("average_price", 1573.1)]
+    {
+        assert_eq!((&quote[name], &depth[name]), (&json!(value), &json!(value)), "{name}");
+    }
+    assert_eq!(
+        (&quote["volume"], &quote["oi"], &quote["ltt"]),
+        (&json!(1000), &json!(55), &json!(1_700_000_000_000_u64))
+    );
+    assert_eq!(depth["depth"]["buy"][0], json!({"price": 1573.14, "quantity": 10, "orders": 1}));
+    assert_eq!(depth["depth"]["sell"][4], json!({"price": 1573.2, "quantity": 50, "orders": 5}));
+    assert!(ticks[0]["data"].get("volume").is_none() && quote.get("depth").is_none());
+    assert!(client.settled().is_empty(), "one frame a mode");
+}
+
+#[test]
+fn every_synthetic_packet_gives_its_price_in_json_and_messagepack() {
+    let cases = kite_vectors::cases(include_str!("vectors/broker-feeds/kite/kite_synthetic.json"));
+    let full: Vec<&Value> =
+        cases.iter().filter(|case| case["name"].as_str().is_some_and(|name| name.starts_with("full_"))).collect();
+    let tokens: BTreeMap<u32, String> = full
+        .iter()
+        .flat_map(|case| kite_vectors::ticks(case))
+        .map(|tick| {
+            let token = tick["instrument_token"].as_u64().expect("a token") as u32;
+            (token, format!("TOK{token}"))
+        })
+        .collect();
+    let listed: Vec<_> = tokens.clone().into_iter().collect();
+    let world = World::with("vectors", &listed, |_| {});
+    let symbols: Vec<&str> = listed.iter().map(|(_, symbol)| symbol.as_str()).collect();
+    let mut json_client = world.server.client();
+    json_client.subscribe(&symbols, 3);
+    let (mut packed, _) = Client::connect_to(world.server.ws, "/", "Sec-WebSocket-Protocol: tickcast.v1.msgpack\r\n");
+    let ids = packed_subscribe(&mut packed, &symbols);
+    for case in full {
+        let expected = kite_vectors::expected(case);
+        let bytes = kite_vectors::hex(case["frame_hex"].as_str().expect("hex"));
+        world.kite.frame(bytes);
+        for tick in expected {
+            let symbol = format!("TOK{}", tick["instrument_token"]);
+            let got = json_client.tick();
+            assert_eq!(
+                (&got["symbol"], &got["data"]["ltp"]),
+                (&json!(symbol), &tick["last_price"]),
+                "{}",
+                case["name"]
+            );
+            for side in ["buy", "sell"] {
+                assert_eq!(got["data"]["depth"][side], tick["depth"][side], "{} {side}", case["name"]);
+            }
+            assert_eq!(got["data"]["oi"], tick["oi"]);
+            let (id, price, oi) = packed_tick(&mut packed);
+            assert_eq!(ids.get(&id), Some(&symbol));
+            let exact = tick["last_price"].as_f64().expect("a price");
+            assert_eq!((price, oi), ((exact * 100.0).round() as i64, tick["oi"].as_u64().expect("a count")));
+        }
+    }
+}
+
+/// Authenticates and subscribes in depth; instrument ids to symbols.
+fn packed_subscribe(client: &mut Client, symbols: &[&str]) -> BTreeMap<u64, String> {
+    let symbols: Vec<_> = symbols.iter().map(|s| json!({"symbol": s, "exchange": "NSE"})).collect();
+    client.send(json!({"action": "authenticate", "api_key": "demo-key"}));
+    client.send(json!({"action": "subscribe", "symbols": symbols, "mode": 3}));
+    loop {
+        let support::Got::Binary(bytes) = client.next() else { continue };
+        let frame: Value = rmp_serde::from_slice(&bytes).expect("MessagePack");
+        if let Some(entries) = frame[1]["subscriptions"].as_array() {
+            let entry =
+                |e: &Value| (e["id"].as_u64().expect("an id"), e["symbol"].as_str().expect("a symbol").to_owned());
+            return entries.iter().map(entry).collect();
+        }
+    }
+}
+
+/// Id, price and open interest of the next tick.
+fn packed_tick(client: &mut Client) -> (u64, i64, u64) {
+    loop {
+        match client.next() {
+            support::Got::Binary(bytes) => {
+                let frame: Value = rmp_serde::from_slice(&bytes).expect("MessagePack");
+                if frame[0] == 1 {
+                    let tick = &frame[2][0];
+                    assert_eq!(frame[2].as_array().map(Vec::len), Some(1));
+                    let field = |at: usize| tick[at].as_i64().expect("a number");
+                    return (field(0) as u64, field(5), field(15) as u64);
+                }
+            }
+            support::Got::Ping(payload) => client.frame(0x8a, &payload),
+            other => panic!("wanted a tick, got {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn after_a_cut_ticks_resume_with_the_token_of_now_and_exactly_what_is_wanted_is_subscribed() {
+    let world = World::new("cut");
+    let mut client = world.server.client();
+    client.subscribe(&["INFY"], 3);
+    client.subscribe(&["SBIN"], 1);
+    world.await_held(&[(INFY, "full"), (SBIN, "ltp")]);
+    for round in 1..=3 {
+        let token = format!("token-of-round-{round}");
+        world.folder.credentials(&token);
+        world.kite.accept(&token);
+        world.kite.cut();
+        world.kite.await_seen(|seen| seen.accepted == round + 1);
+        let seen = world.await_held(&[(INFY, "full"), (SBIN, "ltp")]);
+        assert_eq!(seen.tokens.last(), Some(&token), "never the token held before");
+        world.kite.price(SBIN, 81_230 + round as i32);
+        assert_eq!(ltp(&client.tick()), (81_230 + round as i32) as f64 / 100.0);
+    }
+    assert_eq!(world.kite.seen().refused, 0);
+    world.server.await_metric("tickcast_native_connects_total", &["success"], 4.0);
+    world.server.await_metric("tickcast_native_connections", &[], 1.0);
+    client.request(json!({"action": "unsubscribe", "symbol": "INFY", "exchange": "NSE", "mode": 3}));
+    world.await_held(&[(SBIN, "ltp")]);
+}
+
+#[test]
+fn a_broker_that_falls_silent_is_left_and_asked_again() {
+    let world = World::new("silent");
+    let mut client = world.server.client();
+    client.subscribe(&["INFY"], 1);
+    world.await_held(&[(INFY, "ltp")]);
+    world.kite.mute(true);
+    world.kite.await_seen(|seen| seen.accepted == 2);
+    world.await_held(&[(INFY, "ltp")]);
+    world.kite.price(INFY, 100);
+    assert_eq!(ltp(&client.tick()), 1.0);
+}
+
+#[test]
+fn a_refused_token_is_said_to_be_so_sent_once_and_replaced_without_a_restart() {
+    let world = World::new("refused");
+    world.kite.accept("another");
+    for _ in 0..3 {
+        let mut client = world.server.connect();
+        let reply = client.request(json!({"action": "authenticate", "api_key": "demo-key"}));
+        assert_eq!(reply["code"], "BROKER_INIT_ERROR", "{reply}");
+        assert!(!reply.to_string().contains(TOKEN), "{reply}");
+    }
+    assert_eq!(world.kite.seen().tokens, [TOKEN], "the same token is not sent again");
+    world.folder.credentials("another");
+    let mut client = world.server.client();
+    client.subscribe(&["INFY"], 1);
+    world.kite.price(INFY, 12_345);
+    assert_eq!(ltp(&client.tick()), 123.45);
+}
+
+#[test]
+fn a_token_that_is_refused_while_clients_are_on_is_taken_up_once_it_is_renewed() {
+    let world = World::new("rollover");
+    let mut client = world.server.client();
+    client.subscribe(&["INFY"], 2);
+    world.await_held(&[(INFY, "quote")]);
+    world.kite.accept("of-the-next-day");
+    world.kite.cut();
+    world.kite.await_seen(|seen| seen.refused == 1);
+    world.folder.credentials("of-the-next-day");
+    world.await_held(&[(INFY, "quote")]);
+    world.kite.price(INFY, 500);
+    assert_eq!(ltp(&client.tick()), 5.0);
+    let seen = world.kite.seen();
+    assert_eq!((seen.refused, seen.tokens.len()), (1, 3), "{seen:?}");
+}
+
+#[test]
+fn three_thousand_symbols_fill_three_connections_and_one_more_is_refused_by_name() {
+    let listed: Vec<(u32, String)> = (0..3001).map(|n| ((n << 8) + 257, format!("SYM{n}"))).collect();
+    let world = World::with("quota", &listed, |broker| broker.symbols_per_connection = Some(1000));
+    let mut client = world.server.client();
+    let symbols: Vec<&str> = listed.iter().map(|(_, symbol)| symbol.as_str()).collect();
+    client.subscribe(&symbols[..3000], 1);
+    let seen = world.kite.await_seen(|seen| seen.all().len() == 3000);
+    assert_eq!(seen.held.values().map(BTreeMap::len).collect::<Vec<_>>(), [1000, 1000, 1000]);
+    world.server.await_metric("tickcast_native_capacity_left", &[], 0.0);
+    world.server.await_metric("tickcast_native_connections", &[], 3.0);
+    let last = json!([{"symbol": symbols[3000], "exchange": "NSE"}]);
+    let ask = json!({"action": "subscribe", "symbols": last, "mode": 1});
+    let entry = &client.request(ask.clone())["subscriptions"][0];
+    assert_eq!((&entry["status"], &entry["code"]), (&json!("error"), &json!("MAX_CAPACITY_REACHED")), "{entry}");
+    for (token, _) in &listed[..3000] {
+        world.kite.price(*token, 100);
+    }
+    let mut ticked: Vec<String> =
+        (0..3000).map(|_| client.tick()["symbol"].as_str().expect("a symbol").to_owned()).collect();
+    ticked.sort();
+    ticked.dedup();
+    assert_eq!(ticked.len(), 3000, "each ticks, whichever connection it is on");
+    client.request(json!({"action": "unsubscribe", "symbol": symbols[1500], "exchange": "NSE", "mode": 1}));
+    assert_eq!(client.request(ask)["subscriptions"][0]["status"], "success");
+    let seen = world.kite.await_seen(|seen| seen.all().contains_key(&listed[3000].0) && seen.all().len() == 3000);
+    assert!(seen.held.values().all(|held| held.len() == 1000), "never more than the quota");
+}
+
+#[test]
+fn raising_and_lowering_a_mode_costs_an_ltp_subscriber_no_tick() {
+    let world = World::new("updown");
+    let mut watcher = world.server.client();
+    watcher.subscribe(&["INFY"], 1);
+    world.await_held(&[(INFY, "ltp")]);
+    let mut other = world.server.client();
+    let mut sent = 0;
+    let mut some = |kite: &Kite| {
+        for _ in 0..25 {
+            sent += 1;
+            kite.price(INFY, sent);
+        }
+    };
+    for mode in [3, 2, 3, 3, 2] {
+        some(&world.kite);
+        other.send(json!({"action": "subscribe", "symbol": "INFY", "exchange": "NSE", "mode": mode}));
+        some(&world.kite);
+        other.json_where(|v| v["type"] == "subscribe");
+        let wire = if mode == 3 { "full" } else { "quote" };
+        world.await_held(&[(INFY, wire)]);
+        some(&world.kite);
+        other.send(json!({"action": "unsubscribe", "symbol": "INFY", "exchange": "NSE", "mode": mode}));
+        some(&world.kite);
+        other.json_where(|v| v["type"] == "unsubscribe");
+        world.await_held(&[(INFY, "ltp")]);
+        some(&world.kite);
+    }
+    let prices: Vec<i64> = (0..sent).map(|_| (ltp(&watcher.tick()) * 100.0).round() as i64).collect();
+    assert_eq!(prices, (1..=i64::from(sent)).collect::<Vec<_>>(), "each once, in order");
+    assert!(world.kite.messages().iter().all(|text| !text.contains("unsubscribe")), "the feed never stopped");
+}
+
+#[test]
+fn an_order_postback_reaches_the_account_s_user_in_openalgo_s_words() {
+    let world = World::new("orders");
+    let mut client = world.server.client();
+    client.subscribe(&["INFY"], 1);
+    client.request(json!({"action": "subscribe_orders"}));
+    let cases = kite_vectors::cases(include_str!("vectors/broker-feeds/kite/kite_text.json"));
+    for case in &cases {
+        world.kite.text(case["text"].as_str().expect("text"));
+        if case["name"] == "text_order_postback" {
+            let update = client.json_where(|v| v["type"] == "order_update");
+            let expected = json!({"type": "order_update", "user_id": "demo", "mode": "live", "broker": "bus",
+                "orderid": "220303000308932", "symbol": "SBIN", "exchange": "NSE", "action": "BUY", "quantity": 1, "price": 0,
+                "trigger_price": 0, "pricetype": "MARKET", "product": "CNC", "order_status": "complete",
+                "filled_quantity": 1, "pending_quantity": 0, "average_price": 470, "rejection_reason": ""});
+            assert_eq!(update, expected);
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_symbol_that_the_broker_does_not_list_is_an_entry_error_and_the_others_go_on() {
+    let world = World::new("unlisted");
+    let mut client = world.server.client();
+    let symbols = json!([{"symbol": "NOSUCH", "exchange": "NSE"}, {"symbol": "INFY", "exchange": "NSE"}]);
+    let ack = client.request(json!({"action": "subscribe", "symbols": symbols, "mode": 1}));
+    let outcomes: Vec<&Value> =
+        ack["subscriptions"].as_array().expect("entries").iter().map(|e| &e["status"]).collect();
+    assert_eq!(outcomes, ["error", "success"], "{ack}");
+    assert!(ack.to_string().contains("does not list NSE:NOSUCH"), "{ack}");
+}
+
+#[test]
+fn when_the_last_client_has_gone_the_connection_is_closed_and_nothing_is_left() {
+    let world = World::new("linger");
+    let mut client = world.server.client();
+    client.subscribe(&["INFY"], 1);
+    world.await_held(&[(INFY, "ltp")]);
+    drop(client);
+    world.kite.await_seen(|seen| seen.held.is_empty() && seen.accepted == 1);
+    world.server.await_metric("tickcast_native_connections", &[], 0.0);
+    world.server.await_metric("tickcast_native_capacity_left", &[], 0.0);
+    assert_eq!(world.server.metric("tickcast_subscriptions_active", &[]), 0.0);
+}
