@@ -6,9 +6,9 @@
 #
 # Needs a Rust toolchain, a C compiler and Python 3.11 or newer with venv. A missing C compiler or Python is installed
 # with apt where that is there and permitted; Python packages go into target/e2e-venv, nothing is installed elsewhere.
-# A missing tool is a failure, never a skip. Zerodha packets captured from their feed are not part of this repository:
+# A missing tool is a failure, never a skip. Packets captured from brokers' feeds are not part of this repository:
 # they are read from ../shared/vectors/broker-feeds/kite or the folder in E2E_CAPTURED_VECTORS, and only when there
-# is neither do the two tests that send them stay out, which the last line then says.
+# is neither do the tests that send them stay out, which the last line then says.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-never}"
@@ -77,7 +77,7 @@ without=""
 if ! captured; then
   [ -z "${E2E_CAPTURED_VECTORS:-}" ] || fail "no kite_captured.json in $E2E_CAPTURED_VECTORS"
   leave_out=(--skip captured_packet --skip prices_of_captured_zerodha_packets)
-  without="; WITHOUT the captured Zerodha packets, which are not on this machine"
+  without="; WITHOUT the packets captured from brokers, which are not on this machine"
 fi
 
 step tools tools

@@ -10,6 +10,7 @@ mod control;
 mod door;
 mod kinds;
 mod overload;
+mod parts;
 mod rooms;
 mod upkeep;
 

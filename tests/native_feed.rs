@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use support::{Client, Server};
-use tickcast::config::settings::{AdapterKind, Broker, CredentialsFrom};
+use tickcast::auth::sqlite::KeyFile;
+use tickcast::config::settings::{AdapterKind, Broker, CredentialsFrom, KeyStoreSetting};
+use tickcast::model::Class;
 
 const KEY: &str = "kitekey-1234";
 const TOKEN: &str = "first-token-5678";
@@ -385,4 +387,99 @@ fn when_the_last_client_has_gone_the_connection_is_closed_and_nothing_is_left() 
     world.server.await_metric("tickcast_native_connections", &[], 0.0);
     world.server.await_metric("tickcast_native_capacity_left", &[], 0.0);
     assert_eq!(world.server.metric("tickcast_subscriptions_active", &[]), 0.0);
+}
+
+#[test]
+fn while_the_broker_is_away_clients_stay_and_ticks_resume_within_three_seconds_of_its_return() {
+    let world = World::new("away");
+    let mut client = world.server.client();
+    client.subscribe(&["INFY"], 1);
+    world.await_held(&[(INFY, "ltp")]);
+    world.kite.away(true);
+    let came = world.kite.came();
+    // At least three attempts, so that the back-off has grown.
+    let deadline = std::time::Instant::now() + support::PATIENCE;
+    while world.kite.came() < came + 4 {
+        assert!(std::time::Instant::now() < deadline, "it goes on trying");
+        std::thread::park_timeout(std::time::Duration::from_millis(5));
+    }
+    let back = std::time::Instant::now();
+    world.kite.away(false);
+    world.await_held(&[(INFY, "ltp")]);
+    assert!(back.elapsed() < std::time::Duration::from_secs(3), "{:?}", back.elapsed());
+    world.kite.price(INFY, 4_200);
+    assert_eq!(ltp(&client.tick()), 42.0);
+}
+
+#[test]
+fn bytes_that_no_broker_sends_cost_a_message_and_never_the_feed() {
+    let world = World::new("bytes");
+    let mut client = world.server.client();
+    client.subscribe(&["INFY"], 1);
+    world.await_held(&[(INFY, "ltp")]);
+    let junk = [vec![0xff; 9], vec![0, 1, 0, 200, 1], vec![0xff, 0xff, 0, 0, 0, 0], vec![0; 65_536]];
+    for bytes in &junk {
+        world.kite.frame(bytes.clone());
+    }
+    for text in ["", "[1,2]", "{\"type\":\"order\",\"data\":{}}", "{\"type\":7,\"data\":{}}", "\u{0}"] {
+        world.kite.text(text);
+    }
+    world.kite.price(INFY, 777);
+    assert_eq!(ltp(&client.tick()), 7.77);
+    assert_eq!(world.kite.seen().accepted, 1, "the connection stood");
+    assert!(world.server.metric("tickcast_native_damaged_total", &[]) >= 3.0);
+    // Larger than any message may be: this connection is given up, and another one made.
+    world.kite.frame(vec![0; 5 << 20]);
+    world.kite.await_seen(|seen| seen.accepted == 2);
+    world.await_held(&[(INFY, "ltp")]);
+    world.kite.price(INFY, 778);
+    assert_eq!(ltp(&client.tick()), 7.78);
+}
+
+#[test]
+fn two_users_have_a_feed_each_and_never_see_each_other_s_prices_or_orders() {
+    let folder = Folder::new("two");
+    let (asha, ravi) = (Kite::start(KEY, "token-of-asha"), Kite::start(KEY, "token-of-ravi"));
+    let store = folder.0.join("keys.db");
+    let mut keys = KeyFile::open(&store, true).expect("a store");
+    let key_of = [("asha", "zerodha"), ("ravi", "kite2")]
+        .map(|(user, broker)| keys.add(user, broker, Class::Normal).expect("a key"));
+    let broker = |kite: &Kite, user: &str, token: &str| {
+        let path = folder.0.join(user);
+        std::fs::write(&path, format!("api_key={KEY}\naccess_token={token}\n")).expect("written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("ours");
+        Broker {
+            kind: AdapterKind::Native(0),
+            users: vec![user.to_owned()],
+            credentials: Some(CredentialsFrom::File(folder.0.join("{user}").display().to_string())),
+            symbols: vec![folder.symbols(&[(INFY, "INFY".to_owned())])],
+            url: Some(kite.url.clone()),
+            ..Default::default()
+        }
+    };
+    let brokers =
+        [("zerodha", broker(&asha, "asha", "token-of-asha")), ("kite2", broker(&ravi, "ravi", "token-of-ravi"))];
+    let server = Server::start(|settings| {
+        settings.auth.store = KeyStoreSetting::Sqlite(store);
+        settings.brokers.extend(brokers.map(|(name, broker)| (name.to_owned(), broker)));
+    });
+    let mut clients = key_of.map(|key| {
+        let mut client = server.connect();
+        let reply = client.request(json!({"action": "authenticate", "api_key": key}));
+        assert_eq!(reply["type"], "auth", "{reply}");
+        client.subscribe(&["INFY"], 2);
+        client.request(json!({"action": "subscribe_orders"}));
+        client
+    });
+    for (kite, price) in [(&asha, 100), (&ravi, 900)] {
+        kite.await_seen(|seen| seen.all().len() == 1);
+        kite.price(INFY, price);
+    }
+    let order = kite_vectors::cases(include_str!("vectors/broker-feeds/kite/kite_text.json"))[0]["text"].clone();
+    asha.text(order.as_str().expect("text"));
+    assert_eq!((ltp(&clients[0].tick()), ltp(&clients[1].tick())), (1.0, 9.0));
+    assert_eq!(clients[0].json_where(|v| v["type"] == "order_update")["user_id"], "asha");
+    for client in &mut clients {
+        assert_eq!(client.settled(), Vec::<Value>::new(), "nothing of the other");
+    }
 }

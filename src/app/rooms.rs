@@ -1,6 +1,7 @@
 //! Settings into each room's own configuration. Nobody else translates: rooms below `config` do not know [`Settings`].
 
-use super::build::{Parts, StartError};
+use super::build::StartError;
+use super::parts::Parts;
 use crate::adapter::sim::SimSwitch;
 use crate::adapter::supervisor;
 use crate::bus::endpoints::{self, EndpointSpec};

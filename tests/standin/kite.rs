@@ -88,7 +88,7 @@ pub struct Kite {
     server: Arc<StandIn<Seen>>,
     mute: Arc<AtomicBool>,
     /// Closing it ends the heartbeat.
-    alive: Option<mpsc::Sender<()>>,
+    alive: Option<mpsc::SyncSender<()>>,
     beats: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -98,7 +98,7 @@ impl Kite {
         let valid = (api_key.to_owned(), access_token.to_owned());
         let server = Arc::new(StandIn::start(Seen { valid, ..Seen::default() }));
         let (url, mute) = (format!("ws://{}", server.at), Arc::new(AtomicBool::new(false)));
-        let (alive, ended) = mpsc::channel::<()>();
+        let (alive, ended) = mpsc::sync_channel::<()>(1);
         let (theirs, muted) = (Arc::clone(&server), Arc::clone(&mute));
         let beats = std::thread::spawn(move || {
             while ended.recv_timeout(HEARTBEAT) == Err(mpsc::RecvTimeoutError::Timeout) {
@@ -138,6 +138,16 @@ impl Kite {
     /// Every connection ends at once.
     pub fn cut(&self) {
         self.server.hang_up();
+    }
+
+    /// Whoever is there or comes is hung up on, while `away`.
+    pub fn away(&self, away: bool) {
+        self.server.set_away(away);
+    }
+
+    /// Connections that came so far, whatever became of them.
+    pub fn came(&self) -> u64 {
+        self.server.opened()
     }
 
     /// No heartbeat any more, or again.

@@ -94,6 +94,7 @@ pub enum Message<'a> {
 
 /// What a message of the broker means.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are ticks, and the vector they lie in is reused")]
 pub enum Event<T> {
     /// A tick of this instrument.
     Tick(T, NativeTick),

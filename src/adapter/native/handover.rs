@@ -110,8 +110,11 @@ impl Handover {
         !self.refused.is_empty() || !self.orders.is_empty() || !self.waiting.is_empty()
     }
 
-    /// Resolves when it is worth calling [`Handover::retry`]; never while nothing waits.
+    /// Resolves when it is worth calling [`Handover::retry`]; never while nothing waits, nor when ingest is gone.
     pub(super) async fn room(&self) {
+        if self.sender.is_closed() {
+            return std::future::pending().await;
+        }
         match self.orders.front().or(self.refused.front()) {
             Some(message) => self.sender.room(message.len_bytes()).await,
             None if self.is_blocked() => self.sender.room(LIMITS.bytes_max).await,

@@ -1,12 +1,12 @@
-//! What a Noren connection must remember: the merged state of each instrument, and which ticks a message makes of it.
+//! What a Noren connection must remember: the merged state of each instrument, and which tick a message makes of it.
 //!
-//! In: instruments subscribed and let go, market data. Out: ticks. The rules, of broker-feeds 3.4:
-//! 1. a snapshot merges like a change; nothing is cleared, since the state is as young as the connection; 2. what a change
-//! does not name stays; 3. what does not parse leaves the old value; 4. open, high, low, close and average keep a value
-//! that is not zero when zero comes; 5. every message publishes the merged state, and says when last-price subscribers
-//! need not hear of it: neither price nor feed time came; 6. before the snapshot of its stream, only a last price is published; 7. what is let go is
-//! forgotten; 8. exchange and token together say whose it is, the token alone only if one instrument has it.
-//! Tests: `merge/tests.rs` with every vector; fuzzed as `noren`.
+//! In: instruments subscribed and let go, market data. Out: ticks. The rules are those of broker-feeds 3.4: (1) a snapshot
+//! merges like a change, nothing is cleared, since the state is as young as the connection; (2) what a change does not
+//! name stays; (3) what does not parse leaves the old value; (4) open, high, low, close and average keep a value that is
+//! not zero when zero comes; (5) every message publishes the merged state, and says when last-price subscribers need not
+//! hear of it: neither price nor feed time came; (6) before the snapshot of its stream, only a last price is published;
+//! (7) what is let go is forgotten; (8) exchange and token together say whose it is, the token alone only if one
+//! instrument has it. Tests: `merge/tests.rs` with every vector; fuzzed as `noren`.
 
 #[cfg(test)]
 mod tests;

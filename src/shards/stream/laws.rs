@@ -29,6 +29,19 @@ fn covered_copies_stop_with_an_own_tick_and_resume_after_sixteen_higher_ticks_wi
 }
 
 #[test]
+fn a_source_that_sends_each_tick_once_serves_lower_modes_from_the_first_higher_tick_on() {
+    let mut streams = table(10, 1 << 20);
+    let id = streams.pin(ScopeId::SHARED, nse("SBIN")).unwrap().stream;
+    streams.activate(id, interest(0, Mode::Ltp)).unwrap();
+    let mut seq = 0;
+    for mode in [Mode::Ltp, Mode::Depth, Mode::Quote, Mode::Ltp, Mode::Depth] {
+        let tick = TickIn { highest_only: true, ..tick("SBIN", mode, b"x") };
+        seq += 1;
+        assert_eq!(modes_of(&take(&mut streams, tick).0), [(Mode::Ltp, seq)], "{mode:?}");
+    }
+}
+
+#[test]
 fn a_snapshot_of_a_lower_mode_survives_a_higher_tick_that_cannot_serve_it() {
     let mut streams = table(10, 1 << 20);
     let id = streams.pin(ScopeId::SHARED, nse("SBIN")).unwrap().stream;

@@ -10,7 +10,10 @@ fn pool(per_connection: usize, connections: usize) -> Pool<u32> {
     pool
 }
 
-fn taken(pool: &mut Pool<u32>, row: usize) -> (Vec<(u32, Mode)>, Vec<(u32, Mode, Mode)>, Vec<(u32, Mode)>) {
+/// Stopped, changed, started.
+type Taken = (Vec<(u32, Mode)>, Vec<(u32, Mode, Mode)>, Vec<(u32, Mode)>);
+
+fn taken(pool: &mut Pool<u32>, row: usize) -> Taken {
     let Changes { unsubscribe, change, subscribe } = pool.take(row, usize::MAX);
     assert!(!pool.is_due(row));
     (unsubscribe, change, subscribe)
