@@ -291,6 +291,30 @@ fn three_connections_carry_what_fits_within_the_quota_even_while_modes_change_an
 }
 
 #[test]
+fn what_the_broker_says_is_too_much_for_a_connection_moves_to_another_and_ticks_there() {
+    let tokens: Vec<String> = (100..190).map(|n| n.to_string()).collect();
+    let symbols: Vec<String> = tokens.iter().map(|token| format!("SYM{token}")).collect();
+    let rows: Vec<_> = symbols.iter().zip(&tokens).map(|(s, t)| (s.as_str(), "NSE", "NSE", t.as_str())).collect();
+    let world = World::with("overfull", &rows);
+    // Not what the documents say.
+    world.angel.with(|angel| angel.quota = 50);
+    let mut client = world.server.client();
+    client.subscribe(&symbols.iter().map(String::as_str).collect::<Vec<_>>(), 1);
+    world.angel.await_house("all of them somewhere", |angel| angel.units().len() == 90);
+    world.angel.with(|angel| {
+        assert!(angel.held.len() > 1 && angel.most <= 50);
+        assert_eq!(angel.held.values().map(std::collections::BTreeSet::len).sum::<usize>(), 90, "none of them twice");
+    });
+    for token in &tokens {
+        let mut packet = ltp_packet(token.parse().expect("a number"));
+        packet[2..6].copy_from_slice(format!("{token:\0<4}").as_bytes());
+        assert_eq!(world.angel.tick(&packet), 1, "{token}");
+        let tick = client.tick();
+        assert_eq!(tick["symbol"], format!("SYM{token}"), "{tick}");
+    }
+}
+
+#[test]
 fn when_the_last_client_has_gone_the_connection_ends_and_nothing_is_left() {
     let world = World::new("linger");
     let mut client = world.server.client();

@@ -25,6 +25,7 @@ impl Broker for Angel {
     const DIALECT: Dialect = Dialect::Angel;
     const URL: &'static str = "wss://smartapisocket.angelone.in/smart-stream";
     const CREDENTIALS: &'static [&'static str] = &["access_token", "api_key", "client_code", "feed_token"];
+    const HAS_MARKS: bool = true;
 
     fn limits(&self) -> Limits {
         Limits {
@@ -102,11 +103,18 @@ fn request(action: Action, keys: impl Iterator<Item = (Key, Mode)>, out: &mut Ve
         let tokens = |keys: &[Key]| keys.iter().map(|key| key.token().to_owned()).collect::<Vec<_>>();
         let lists: Vec<Value> =
             exchanges.iter().map(|(code, keys)| json!({"exchangeType": code, "tokens": tokens(keys)})).collect();
-        // It comes back in errors only; ten letters and digits are asked for.
-        let message = json!({"correlationID": "tickcast01", "action": action as u8,
-            "params": {"mode": mode.int(), "tokenList": lists}});
-        out.push(message.to_string());
+        let params = json!({"mode": mode.int(), "tokenList": lists});
+        let mark = mark(&params.to_string());
+        out.push(json!({"correlationID": mark, "action": action as u8, "params": params}).to_string());
     }
+}
+
+/// What comes back in errors, to tell which request was meant: ten letters and digits, as the documents ask, of its text.
+fn mark(text: &str) -> String {
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    format!("{:010x}", hash & 0xff_ffff_ffff)
 }
 
 /// A text message that is no `pong`: an error of a request, in words.
@@ -114,6 +122,7 @@ fn notice(text: &str) -> Event<Key> {
     let Ok(error) = serde_json::from_str::<Value>(text) else { return Event::Damaged };
     let part = |name| error.get(name).and_then(Value::as_str);
     match (part("errorCode"), part("errorMessage")) {
+        (Some("E1002"), _) => Event::Overfull(part("correlationID").unwrap_or("?").to_owned()),
         (Some(code), Some(message)) => Event::Notice(format!("{code} {message}")),
         _ => Event::Damaged,
     }
@@ -128,22 +137,26 @@ mod tests {
     }
 
     fn sent(changes: &Changes<Key>) -> Vec<Value> {
-        let parse = |text: &String| serde_json::from_str(text).expect("JSON");
-        Angel.messages(changes).iter().map(parse).collect()
+        Angel.messages(changes).iter().map(|text| plain(text)).collect()
     }
 
-    /// What Angel's own library sent, with our correlation id.
+    /// A message without its correlation id, which must be as the documents want it if it is there.
+    fn plain(text: &str) -> Value {
+        let mut message: Value = serde_json::from_str(text).expect("JSON");
+        if let Some(id) = message.as_object_mut().expect("an object").remove("correlationID") {
+            let id = id.as_str().expect("text").to_owned();
+            assert!(id.len() == 10 && id.bytes().all(|c| c.is_ascii_alphanumeric()), "{id}");
+        }
+        message
+    }
+
+    /// What Angel's own library sent.
     fn vector(name: &str) -> Vec<Value> {
         let vectors = include_str!("../../../tests/vectors/broker-feeds/angel/angel_outgoing.json");
         let vectors: Value = serde_json::from_str(vectors).expect("JSON");
         let cases = vectors["cases"].as_array().expect("cases");
         let case = cases.iter().find(|case| case["name"] == name).expect(name);
-        let ours = |text: &Value| {
-            let mut message: Value = serde_json::from_str(text.as_str().expect("text")).expect("JSON");
-            message["correlationID"] = "tickcast01".into();
-            message
-        };
-        case["sent"].as_array().expect("messages").iter().map(ours).collect()
+        case["sent"].as_array().expect("messages").iter().map(|text| plain(text.as_str().expect("text"))).collect()
     }
 
     #[test]
@@ -212,7 +225,9 @@ mod tests {
         };
         assert_eq!(read("pong"), []);
         let error = r#"{"correlationID": "x", "errorCode": "E1002", "errorMessage": "Subscription Limit Exceeded"}"#;
-        assert_eq!(read(error), [Event::Notice("E1002 Subscription Limit Exceeded".to_owned())]);
+        assert_eq!(read(error), [Event::Overfull("x".to_owned())]);
+        let error = error.replace("E1002", "E1001");
+        assert_eq!(read(&error), [Event::Notice("E1001 Subscription Limit Exceeded".to_owned())]);
         assert_eq!(read("hello"), [Event::Damaged]);
         assert_eq!(read("{}"), [Event::Damaged]);
     }

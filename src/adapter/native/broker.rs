@@ -106,6 +106,8 @@ pub enum Event<T> {
     Order(Order<T>),
     /// Text for people: logged.
     Notice(String),
+    /// The connection has no room for what a request of ours asked; the mark that the request carried.
+    Overfull(String),
     /// Something that cannot be read; counted. What was good before it has been reported.
     Damaged,
 }
@@ -133,6 +135,8 @@ pub trait Broker: Send + Sync + 'static {
     const URL: &'static str;
     /// What its credentials must hold.
     const CREDENTIALS: &'static [&'static str];
+    /// Whether its requests carry marks, for [`Event::Overfull`].
+    const HAS_MARKS: bool = false;
 
     /// Its numbers.
     fn limits(&self) -> Limits;

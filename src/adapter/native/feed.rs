@@ -402,6 +402,7 @@ impl<B: Broker> Feed<B> {
                     let text = self.rows[row].scrub(text);
                     tracing::info!(broker = self.account.broker, user = self.account.user, text, "the broker says");
                 }
+                Event::Overfull(mark) => self.overfull(row, &mark),
                 Event::Damaged => self.account.metrics.damaged.increment(1),
             }
         }

@@ -42,6 +42,8 @@ struct Row<T> {
     up: bool,
     /// Seats on it.
     used: usize,
+    /// Seats there can be: the quota, or less if the broker has said so.
+    capacity: usize,
     /// On the wire in that mode, but nobody wants them any more. These go first.
     leaving: BTreeMap<T, Mode>,
     /// To be started or changed.
@@ -57,12 +59,15 @@ impl Seat {
 impl<T: Clone + Eq + Hash + Ord> Pool<T> {
     /// Room for `connections` of `per_connection` instruments each, at least one of both.
     pub fn new(per_connection: usize, connections: usize) -> Self {
-        let row = || Row { up: false, used: 0, leaving: BTreeMap::new(), changing: BTreeSet::new() };
-        Pool {
-            per_connection: per_connection.max(1),
-            seats: HashMap::new(),
-            rows: (0..connections.max(1)).map(|_| row()).collect(),
-        }
+        let per_connection = per_connection.max(1);
+        let row = || Row {
+            up: false,
+            used: 0,
+            capacity: per_connection,
+            leaving: BTreeMap::new(),
+            changing: BTreeSet::new(),
+        };
+        Pool { per_connection, seats: HashMap::new(), rows: (0..connections.max(1)).map(|_| row()).collect() }
     }
 
     /// One more name wants `token` in `mode` (as it is on the wire). The connection that will carry it.
@@ -106,6 +111,7 @@ impl<T: Clone + Eq + Hash + Ord> Pool<T> {
     pub fn up(&mut self, row: usize) {
         self.down(row);
         self.rows[row].up = true;
+        self.rows[row].capacity = self.per_connection;
         let here = self.seats.iter().filter(|(_, seat)| seat.row == row);
         self.rows[row].changing = here.map(|(token, _)| token.clone()).collect();
     }
@@ -116,6 +122,30 @@ impl<T: Clone + Eq + Hash + Ord> Pool<T> {
         self.rows[row].leaving.clear();
         self.rows[row].changing.clear();
         self.seats.values_mut().filter(|seat| seat.row == row).for_each(|seat| seat.sent = None);
+    }
+
+    /// The broker says that a connection has no room for `tokens`: it carries the others only, until it is up anew, and these
+    /// move where there is room. How many found none, and stay where they are.
+    pub fn move_away(&mut self, row: usize, tokens: &[T]) -> usize {
+        let is_here = |token: &&T| self.seats.get(token).is_some_and(|seat| seat.row == row);
+        let mut here: Vec<&T> = tokens.iter().filter(is_here).collect();
+        self.rows[row].capacity = self.rows[row].used - here.len();
+        while let Some(token) = here.last()
+            && let Some(to) = (0..self.rows.len()).find(|&to| to != row && self.has_room(to))
+        {
+            let seat = self.seats.get_mut(*token).expect("it is here");
+            let sent = seat.sent.take();
+            seat.row = to;
+            let from = &mut self.rows[row];
+            from.used -= 1;
+            from.changing.remove(*token);
+            // Part of the request may have been taken after all.
+            from.leaving.extend(sent.map(|mode| ((*token).clone(), mode)));
+            self.rows[to].used += 1;
+            self.settle(token);
+            here.pop();
+        }
+        here.len()
     }
 
     /// The next changes of a connection that is up, at most `max` instruments, taken as sent.
@@ -169,11 +199,12 @@ impl<T: Clone + Eq + Hash + Ord> Pool<T> {
     /// Instruments that somebody wants, and how many more could be had.
     pub fn usage(&self) -> (usize, usize) {
         let used: usize = self.rows.iter().map(|row| row.used).sum();
-        (used, self.per_connection * self.rows.len() - used)
+        let left = self.rows.iter().map(|row| row.capacity.saturating_sub(row.used)).sum();
+        (used, left)
     }
 
     fn has_room(&self, row: usize) -> bool {
-        self.rows[row].used < self.per_connection
+        self.rows[row].used < self.rows[row].capacity
     }
 
     /// Notes whether what is wanted differs from what was sent.

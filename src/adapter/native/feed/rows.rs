@@ -8,6 +8,7 @@ use super::{Account, Feed, Stage};
 use crate::adapter::symbols::Table;
 use crate::adapter::{CallError, Report};
 use crate::shards::key::FaultCode;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
@@ -18,6 +19,9 @@ use tokio::time::Instant;
 const OUT_MAX: usize = 64;
 /// Room there must be for a take from the pool: more messages than any broker makes of one.
 const OUT_ROOM: usize = 16;
+
+/// Requests remembered of a connection, counted: more than can be on their way before the first is answered.
+const REQUESTS_MAX: usize = 64;
 
 /// One connection of the account.
 pub(super) struct Row<B: Broker> {
@@ -31,6 +35,8 @@ pub(super) struct Row<B: Broker> {
     out: Option<mpsc::Sender<String>>,
     /// What is sent once it is up.
     then: Option<String>,
+    /// Requests of late and what they asked for, newest last; of brokers that answer with their marks.
+    requests: VecDeque<(Vec<String>, Vec<B::Token>)>,
     socket: Option<AbortHandle>,
     /// What it was opened with, or will be.
     credentials: Credentials,
@@ -59,6 +65,7 @@ impl<B: Broker> Row<B> {
             next_send: Instant::now(),
             out: None,
             then: None,
+            requests: VecDeque::new(),
             socket: None,
             credentials: Credentials::default(),
         }
@@ -166,6 +173,7 @@ impl<B: Broker> Feed<B> {
         let voice = Voice { row, life: at.life, said: self.said.0.clone() };
         let (tls, socket) = (self.tls.clone(), socket::run);
         at.then = request.then.take();
+        at.requests.clear();
         let task = async move {
             socket(request, tls, queue, voice).await;
             Done::Socket
@@ -236,6 +244,29 @@ impl<B: Broker> Feed<B> {
         }
     }
 
+    /// The broker had no room for a request: what it asked for moves to another connection.
+    pub(super) fn overfull(&mut self, row: usize, mark: &str) {
+        let is_it = |(messages, _): &&(Vec<String>, _)| messages.iter().any(|message| message.contains(mark));
+        let found = self.rows[row].requests.iter().rev().find(is_it).map(|(_, tokens)| tokens.clone());
+        let tokens = found.unwrap_or_default();
+        let silent = self.pool.move_away(row, &tokens);
+        let Account { broker, user, .. } = &*self.account;
+        let moved = tokens.len() - silent.min(tokens.len());
+        tracing::warn!(
+            broker,
+            user,
+            connection = row,
+            moved,
+            silent,
+            "the broker's connection is full before its time"
+        );
+        for row in 0..self.rows.len() {
+            if self.pool.is_used(row) {
+                self.start(row);
+            }
+        }
+    }
+
     /// Sends what the pool wants changed, as far as sockets and the broker's pace allow.
     pub(super) fn send_changes(&mut self) {
         let (now, limits) = (Instant::now(), self.broker.limits());
@@ -248,9 +279,17 @@ impl<B: Broker> Feed<B> {
             let changes = self.pool.take(row, limits.per_message);
             changes.unsubscribe.iter().for_each(|(token, _)| self.broker.forget(&mut at.session, token));
             changes.subscribe.iter().for_each(|(token, _)| self.broker.expect(&mut at.session, token));
-            for message in self.broker.messages(&changes) {
+            let messages = self.broker.messages(&changes);
+            for message in &messages {
                 // There was room; a socket that has ended says so by itself.
-                let _ = out.try_send(message);
+                let _ = out.try_send(message.clone());
+            }
+            if B::HAS_MARKS {
+                let begun = changes.subscribe.into_iter().map(|(token, _)| token);
+                let changed = changes.change.into_iter().map(|(token, ..)| token);
+                at.requests.push_back((messages, begun.chain(changed).collect()));
+                let old = at.requests.len().saturating_sub(REQUESTS_MAX);
+                at.requests.drain(..old);
             }
         }
     }

@@ -154,3 +154,21 @@ proptest! {
         prop_assert_eq!(got, expected);
     }
 }
+
+#[test]
+fn what_a_connection_has_no_room_for_moves_on_and_the_rest_waits_where_it_is() {
+    let mut pool = pool(4, 2);
+    for token in 0..4 {
+        pool.want(&token, Ltp).expect("room");
+    }
+    pool.want(&4, Ltp).expect("room on the other");
+    (0..2).for_each(|row| drop(taken(&mut pool, row)));
+    assert_eq!(pool.move_away(0, &[2, 3, 4, 9]), 0, "two of them are here");
+    assert_eq!(taken(&mut pool, 0), (vec![(2, Ltp), (3, Ltp)], vec![], vec![]));
+    assert_eq!(taken(&mut pool, 1), (vec![], vec![], vec![(2, Ltp), (3, Ltp)]));
+    assert_eq!(pool.usage(), (5, 1), "the first carries two and no more");
+    assert_eq!(pool.move_away(0, &[0, 1]), 1, "one found room");
+    assert_eq!(pool.usage(), (5, 0));
+    pool.up(0);
+    assert_eq!(pool.usage(), (5, 3), "a new connection may have its whole quota");
+}
