@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a bench fails loudly")]
 #![allow(missing_docs, reason = "criterion's macros make public functions without docs")]
 
+mod ticks;
+
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -13,24 +15,9 @@ use tickcast::bus::{
 };
 use tickcast::engine::normalise::{Unit, decode};
 use tickcast::model::{Brokers, Encoding, Mode};
+use ticks::{depth, quote};
 
 const UNIT: Unit<'_> = Unit { broker: Some("zerodha"), venue: "NSE" };
-
-fn quote() -> Value {
-    json!({"symbol": "RELIANCE", "exchange": "NSE", "mode": "quote", "ltp": 1418.4, "ltt": 1761367199000u64,
-        "timestamp": 1761367200123u64, "volume": 5123456, "last_quantity": 25, "average_price": 1415.12,
-        "total_buy_quantity": 854321, "total_sell_quantity": 912345, "open": 1410.0, "high": 1425.0, "low": 1405.05,
-        "close": 1412.0})
-}
-
-fn depth() -> Value {
-    let mut tick = quote();
-    let side: Vec<Value> =
-        (0..5).map(|n| json!({"price": 1418.4 + f64::from(n) * 0.05, "quantity": 100 * n, "orders": n})).collect();
-    tick["depth"] = json!({"buy": side, "sell": side});
-    tick["oi"] = json!(0);
-    tick
-}
 
 fn topics(c: &mut Criterion) {
     let brokers = Brokers::new();

@@ -17,6 +17,7 @@ use tickcast::engine::queue::{TickReceiver, tick_queue};
 use tickcast::engine::worker::Activate;
 use tickcast::engine::{EncodedBatch, FrameKey, Transport, Worker, WorkerConfig};
 use tickcast::model::{BrokerId, Encoding, Format, InstrumentRef, Micros, Mode, StreamId, WorkerId};
+use tickcast::policy::conflation::Terms;
 use tickcast::policy::slow_consumer;
 use tokio::sync::Notify;
 
@@ -87,6 +88,7 @@ impl Bench {
                     key: key(s),
                     floor: 0,
                     snapshot: None,
+                    terms: Terms::default(),
                 });
                 far.push(client);
             }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 use tickcast::model::{BrokerId, Encoding, Format, InstrumentRef, Micros, Mode, ScopeId, StreamId, WorkerId};
-use tickcast::shards::{Config, Interest, LockName, ShardIndex, Shards, TickIn, TickOut, TimedLock};
+use tickcast::shards::{Config, Interest, LockName, Serves, ShardIndex, Shards, TickIn, TickOut, TimedLock};
 
 const BATCH: usize = 100;
 const INSTRUMENTS: usize = 2000;
@@ -134,12 +134,13 @@ impl Real {
                 broker: None,
                 payload: PAYLOAD,
                 encoding: Encoding::MsgPack,
-                serves_lower: true,
+                serves: Serves::Known([true; 3]),
+                merged: 0,
                 highest_only: false,
                 repeats_ltp: false,
                 t_recv: Micros(1),
             }));
-            self.shards.ingest(group[0].0, &ticks, out);
+            self.shards.ingest(group[0].0, &ticks, out, &mut Vec::new());
         }
     }
 

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 seconds="${1:-60}"
 cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
 export RUSTC_BOOTSTRAP=1
-for target in zmtp bus_frames payload client_frames command msgpack_reader kite angel noren; do
+for target in zmtp bus_frames payload client_frames command msgpack_reader control kite angel noren; do
   echo "==> $target for $seconds s"
   cargo fuzz run --sanitizer none "$target" -- -max_total_time="$seconds" -max_len=65536 -rss_limit_mb=2048 -print_final_stats=1
 done

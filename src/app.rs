@@ -4,17 +4,23 @@
 //! [`Running::drain`] ends them. Threads: workers, ingest, bus, front door, control, upkeep, admin, and the auth pool. Nobody else makes
 //! queues between rooms or maps settings to a room's own configuration. Tests build the same App on port 0.
 
+mod admin;
 mod build;
+mod control;
 mod door;
 mod kinds;
+mod overload;
+mod parts;
 mod rooms;
 mod upkeep;
 
 pub use build::{App, Hooks, StartError};
+pub use overload::ForcedFacts;
 
 use crate::engine::queue::Control;
 use crate::net::admin::State;
 use crate::shards::Shards;
+use crate::shards::metrics::LockHistograms;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -31,14 +37,16 @@ pub struct Addresses {
     pub admin: SocketAddr,
     /// Bus endpoints that we bind or connect to.
     pub bus: Vec<String>,
+    /// Control channel endpoint.
+    pub control: String,
 }
 
 impl Addresses {
     /// The first line on stdout: other programs wait for it and read the ports from it.
     pub fn ready_line(&self) -> String {
         let bus = if self.bus.is_empty() { "none".to_owned() } else { self.bus.join(",") };
-        // The control channel has no listener until external adapters are served.
-        format!("tickcast ready ws={} admin={} bus={bus} control=none pid={}", self.ws, self.admin, std::process::id())
+        let Addresses { ws, admin, control, .. } = self;
+        format!("tickcast ready ws={ws} admin={admin} bus={bus} control={control} pid={}", std::process::id())
     }
 }
 
@@ -66,7 +74,7 @@ pub struct Running {
     /// Stops everything that is not a worker.
     rest: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
-    metrics: metrics_exporter_prometheus::PrometheusHandle,
+    metrics: MetricsPage,
     shards: Arc<Shards>,
 }
 
@@ -107,6 +115,21 @@ impl Running {
         self.rest.send_replace(true);
         clean &= self.threads.into_iter().all(|thread| join(thread, deadline));
         clean
+    }
+}
+
+/// What `/metrics` shows: the exporter's page, and the locks' histograms, which it does not hold.
+#[derive(Clone)]
+struct MetricsPage {
+    exporter: metrics_exporter_prometheus::PrometheusHandle,
+    locks: LockHistograms,
+}
+
+impl MetricsPage {
+    fn render(&self) -> String {
+        let mut text = self.exporter.render();
+        self.locks.render(&mut text);
+        text
     }
 }
 

@@ -74,6 +74,22 @@ pub const PAYLOAD_DEPTH_MAX: usize = 32;
 /// Greeting and READY of a ZMTP peer.
 pub const BUS_HANDSHAKE: Duration = Duration::from_secs(3);
 
+/// One message on the control channel, bytes.
+pub const CONTROL_MESSAGE_BYTES_MAX: usize = 16 << 10;
+/// Peers of the control channel at once, counted.
+pub const CONTROL_PEERS_MAX: usize = 256;
+/// Messages waiting for one control peer, counted: a replay of many users' keys goes out at once.
+pub const CONTROL_QUEUE_MAX: usize = 65_536;
+/// Endpoints one hello may name, counted.
+pub const PUBLISHES_MAX: usize = 16;
+/// Broker or user in a hello, bytes.
+pub const CONTROL_NAME_BYTES_MAX: usize = 64;
+/// An adapter's words that are passed on, bytes.
+pub const CONTROL_TEXT_BYTES_MAX: usize = 400;
+/// (broker, user) pairs with an adapter process, living or not, counted; each may have a scope of its own.
+pub const CONTROL_OWNERS_MAX: usize = 4096;
+/// An adapter process that says nothing for this long is dead.
+pub const CONTROL_SILENCE: Duration = Duration::from_secs(6);
 /// A broker's credentials file, bytes.
 pub const CREDENTIALS_BYTES_MAX: u64 = 16 << 10;
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use tickcast::cli::{self, Cli, Command};
 use tickcast::config::process_env;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let (mut out, mut err) = (stdout(), stderr());
     let code = match Cli::parse().into_command() {
         Command::Serve(args) => cli::serve::run(&args, process_env(), &mut out, &mut err),

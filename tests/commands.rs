@@ -5,7 +5,7 @@
 mod process;
 mod support;
 
-use process::{ANY_BUS, ANYWHERE, Folder, Running, Server, ready_fields, run, tickcast};
+use process::{ANY_BUS, ANYWHERE, Folder, PATIENCE, Running, Server, ready_fields, run, tickcast};
 use serde_json::json;
 use std::net::TcpListener;
 use std::time::Duration;
@@ -18,17 +18,20 @@ fn the_first_line_names_every_port_and_the_process() {
     assert!(server.ws.ip().is_loopback() && server.ws.port() != 0, "{}", server.ready);
     assert!(server.admin.ip().is_loopback() && server.admin.port() != 0, "{}", server.ready);
     assert!(server.bus.starts_with("tcp://127.0.0.1:") && !server.bus.ends_with(":0"), "{}", server.ready);
+    let control = &fields["control"];
+    assert!(control.starts_with("tcp://127.0.0.1:") && !control.ends_with(":0"), "{}", server.ready);
     assert_eq!(fields["pid"], server.process.id().to_string());
     let state: serde_json::Value = serde_json::from_str(&server.page("/readyz")).expect("JSON");
-    assert_eq!(state["ready"], true, "{state}");
+    assert_eq!((&state["ready"], &state["control"]), (&json!(true), &json!(control)), "{state}");
 }
 
 #[test]
 fn the_banner_stands_on_stderr_with_addresses_adapter_key_and_a_command_to_try() {
     let server = Server::anywhere(&[]);
     let (url, admin, bus) = (server.url(), server.admin.to_string(), server.bus.clone());
+    let control = ready_fields(&server.ready)["control"].clone();
     let stderr = server.stop();
-    for part in [&url, &admin, &bus, "bus", "demo-key", "tickcast watch RELIANCE --url"] {
+    for part in [&url, &admin, &bus, &control, "bus", "demo-key", "tickcast watch RELIANCE --url"] {
         assert!(stderr.contains(part), "{part} in\n{stderr}");
     }
 }
@@ -57,6 +60,10 @@ fn a_busy_port_ends_with_3_and_names_the_port_and_the_setting() {
         (vec!["--listen", at.as_str()], "server.listen"),
         (vec!["--listen", "127.0.0.1:0", "--admin", at.as_str()], "admin.listen"),
         (vec!["--listen", "127.0.0.1:0", "--set", &format!("bus.bind=tcp://{at}")], "bus.bind"),
+        (
+            vec!["--listen", "127.0.0.1:0", "--set", &format!("adapters.control_bind=tcp://{at}")],
+            "adapters.control_bind",
+        ),
     ] {
         // Later flags win: nothing but the one port under test is fixed.
         let mut all = vec!["--set", "admin.listen=127.0.0.1:0", "--set", "bus.bind=tcp://127.0.0.1:0"];
@@ -110,6 +117,28 @@ fn bad_settings_end_with_2_and_all_of_them_are_told_by_serve_and_by_check() {
     }
     assert_eq!(run(&["--no-such-flag"], &[]).0, 2, "usage");
     assert_eq!(run(&["watch"], &[]).0, 2, "usage");
+}
+
+#[test]
+fn the_limit_of_open_files_is_raised_and_one_that_is_too_low_is_told_with_the_way_out() {
+    let started_with = |limits: &str, sessions: &str| {
+        let program = tickcast(&[], &[]).get_program().to_owned();
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &format!("ulimit {limits} && exec \"$0\" \"$@\""), &program.to_string_lossy()]);
+        shell.args([ANYWHERE, ANY_BUS, &["--set", sessions]].concat()).env_clear();
+        let mut process = Running::new(shell);
+        process.line();
+        process.signal("TERM");
+        process.wait(PATIENCE);
+        process.stderr()
+    };
+    let low = started_with("-Sn 500", "limits.sessions=100");
+    assert!(low.contains("was raised") && low.contains("500"), "{low}");
+    assert!(!low.contains("raise the hard limit"), "{low}");
+    let too_low = started_with("-n 1000", "limits.sessions=1000");
+    for part in ["limits.sessions = 1000", "the system allows 1000", "LimitNOFILE=", "--ulimit nofile="] {
+        assert!(too_low.contains(part), "{part} in\n{too_low}");
+    }
 }
 
 #[test]

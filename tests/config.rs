@@ -248,7 +248,12 @@ kind = \"nobody\"
         &["t.toml:10", "scale.NSE = 99", "0 to 12"],
         &["t.toml:12", "bus.bind", "7 is not"],
         &["t.toml:14", "no broker"],
-        &["t.toml:17", "brokers.angel.kind", "\"nobody\"", "\"sim\" or \"bus\" or \"zerodha\" or \"angel\""],
+        &[
+            "t.toml:17",
+            "brokers.angel.kind",
+            "\"nobody\"",
+            "\"sim\" or \"bus\" or \"external\" or \"zerodha\" or \"angel\"",
+        ],
         &["TICKCAST_LIMITS_SESSION:", "nearest is TICKCAST_LIMITS_SESSIONS"],
         &["TICKCAST_ADMIN_ALLOW_PUBLIC", "\"maybe\"", "true or false"],
         &["--admin", "\"localhost\"", "IP:PORT"],

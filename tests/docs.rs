@@ -36,6 +36,10 @@ const HOW: &[(&str, How)] = &[
         "python examples/msgpack_client.py",
         Test("e2e/msgpack.rs", "msgpack_python_reads_the_prices_that_were_published"),
     ),
+    (
+        "python examples/openalgo_bridge.py",
+        Test("e2e/bridge.rs", "an_openalgo_adapter_class_serves_json_and_messagepack_clients_through_the_bridge"),
+    ),
     ("pip install websocket-client msgpack", Step("install -r tests/e2e/requirements.txt")),
     ("pip install pyzmq msgpack", Step("install -r tests/e2e/requirements.txt")),
     ("./scripts/test.sh", Test("docs.rs", "the_gate_is_the_script")),
@@ -44,7 +48,7 @@ const HOW: &[(&str, How)] = &[
     ("cargo test --workspace", Step("cargo test --workspace")),
     ("cargo test --features e2e", Step("cargo test --workspace --features tickcast/e2e")),
     ("cargo test --features shuttle --test model", Step("cargo test --features shuttle --test model")),
-    ("cargo run --release -p loadtest", Step("cargo clippy --workspace --all-targets")),
+    ("cargo run --release -p loadtest", Test("../loadtest/tests/run.rs", "every_command_of_the_documentation_runs")),
 ];
 
 fn root() -> &'static Path {

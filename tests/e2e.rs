@@ -8,9 +8,12 @@
 mod kite_vectors;
 mod process;
 mod standin;
+mod support;
 
 #[path = "e2e/angel.rs"]
 mod angel;
+#[path = "e2e/bridge.rs"]
+mod bridge;
 #[path = "e2e/bus.rs"]
 mod bus;
 #[path = "e2e/kite.rs"]

@@ -102,6 +102,7 @@ fn the_metrics_document_is_what_a_server_registers() {
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
     (settings.server.listen, settings.admin.listen) = (loopback, loopback);
     settings.bus.bind = vec!["tcp://127.0.0.1:0".into()];
+    settings.adapters.control_bind = "tcp://127.0.0.1:0".into();
     // Native feeds have metrics only where there is one.
     let native = Broker { kind: AdapterKind::Native(0), ..Default::default() };
     settings.brokers.insert("zerodha".into(), native);

@@ -10,7 +10,7 @@ use shuttle::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use shuttle::thread;
 use std::sync::Arc;
 use tickcast::model::{BrokerId, Encoding, Format, InstrumentRef, Micros, Mode, ScopeId, StreamId, WorkerId};
-use tickcast::shards::{Activation, Config, Interest, ShardIndex, Shards, TickIn, Want};
+use tickcast::shards::{Activation, Config, Interest, Serves, ShardIndex, Shards, TickIn, Want};
 
 const WORKERS: u8 = 2;
 const TICKS: u8 = 6;
@@ -130,9 +130,9 @@ fn ingest(shards: &Shards, home: ShardIndex, queues: &[SyncSender<Delivery>]) {
         let ticks = [0, 1].map(|i: usize| tick(SBIN, modes[i], &payloads[i], i as u32));
         let invented = InstrumentRef { venue: "NSE", symbol: INVENTED[usize::from(number / 2) % 3] };
         out.clear();
-        shards.ingest(shards.shard_of(invented), &[tick(invented, Mode::Ltp, b"x", 0)], &mut out);
+        shards.ingest(shards.shard_of(invented), &[tick(invented, Mode::Ltp, b"x", 0)], &mut out, &mut Vec::new());
         assert!(out.is_empty(), "nobody wants an invented name");
-        shards.ingest(home, &ticks, &mut out);
+        shards.ingest(home, &ticks, &mut out, &mut Vec::new());
         for tick in &out {
             let number = payloads[tick.position as usize][0];
             for Want { mode, seq, workers, .. } in &tick.wants {
@@ -153,7 +153,8 @@ fn tick<'a>(instrument: InstrumentRef<'a>, mode: Mode, payload: &'a [u8], positi
         broker: None,
         payload,
         encoding: Encoding::Json,
-        serves_lower: true,
+        serves: Serves::Known([true; 3]),
+        merged: 0,
         highest_only: false,
         repeats_ltp: false,
         t_recv: Micros(0),

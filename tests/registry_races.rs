@@ -10,7 +10,7 @@ use tickcast::adapter::Report;
 use tickcast::adapter::scripted::Play;
 use tickcast::adapter::supervisor::Config as SupervisorConfig;
 use tickcast::model::{Instrument, Mode};
-use tickcast::registry::audit::{Auditor, Drift, Held};
+use tickcast::registry::audit::{Auditor, Drift, fingerprint};
 use tickcast::registry::{Config, Decision, FaultCode, Member, Outcome, UnsubscribeDecision};
 use tokio::time::sleep;
 use world::{nse, session, world, world_with};
@@ -315,11 +315,11 @@ async fn the_auditor_reports_only_what_two_audits_in_a_row_see() {
     let w = world();
     let m = w.attach(1, "asha").await;
     w.subscribe(&m, 1, "SBIN").await.expect("accepted");
-    let held = |symbols: &[&'static str]| {
-        let keys: Vec<_> = symbols.iter().map(|s| (nse(s), Mode::Ltp)).collect();
-        [Held { session: session(1), user: m.user, keys }]
-    };
     let mut auditor = Auditor::default();
+    let hash = auditor.hash().clone();
+    let held = |symbols: &[&'static str]| -> Vec<u64> {
+        symbols.iter().map(|s| fingerprint(&hash, m.user, (nse(s), Mode::Ltp), session(1))).collect()
+    };
     assert_eq!(auditor.audit(&w.registry, held(&["SBIN"])), Drift::default());
     assert_eq!(auditor.audit(&w.registry, held(&["TCS"])), Drift::default(), "may be on its way");
     let drift = auditor.audit(&w.registry, held(&["TCS"]));

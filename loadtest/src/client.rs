@@ -1,183 +1,443 @@
-//! One JSON client: connects, subscribes, and notes the age of every tick.
+//! One client as a state machine over a non-blocking socket: connects, upgrades, authenticates, subscribes, receives.
 //!
-//! In: the bytes of the server. Out: counts and ages. It does as little as it can, so that many fit one thread: it never parses
-//! JSON, it looks for two fields. Server frames are not masked; pings are answered.
+//! In: readiness. Out: counts and ages in [`Stats`]. It does as little as it can, so that thousands fit one thread: a tick is looked for,
+//! not parsed, and a run of ticks that were due together is recorded at once. Nothing is kept between reads but the part of a frame.
 
-use crate::{Failure, publish};
-use hdrhistogram::Histogram;
-use memchr::memmem;
-use std::cell::RefCell;
-use std::rc::Rc;
-use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use crate::board::Board;
+use crate::frame;
+use crate::stats::Stats;
+use crate::ticks::{self, Instrument};
+use mio::net::TcpStream;
+use serde_json::Value;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use tickcast::model::{Format, Micros, Mode};
+use tickcast::wire::msgpack::{self, Received};
 
-/// Everything up to the acknowledgement may take this long.
-const SETUP: Duration = Duration::from_secs(30);
+/// Entries of one subscribe request.
+const CHUNK: usize = 500;
+/// Clients of one source address: a pair of addresses has 28,000 ports.
+const CLIENTS_PER_ADDRESS: u32 = 20_000;
+/// What the kernel keeps for a client that stops reading, bytes.
+const STALLED_BUFFER: usize = 16 << 10;
+/// An external tick is as old as its time says only within this, microseconds.
+const AGE_MAX_US: u64 = 3_600_000_000;
 
-/// What one client has received.
-#[derive(Default)]
-pub(crate) struct Seen {
-    /// Ticks, probes not counted.
-    pub(crate) ticks: u64,
-    pub(crate) probed: bool,
-    /// Last price of each symbol of the universe.
-    pub(crate) last: Vec<u64>,
-    /// Why it ended, if it did.
-    pub(crate) ended: Option<String>,
+/// What all clients have in common.
+pub(crate) struct Common {
+    pub(crate) addr: SocketAddr,
+    pub(crate) host: String,
+    pub(crate) path: String,
+    pub(crate) key: String,
+    pub(crate) format: Format,
+    pub(crate) instruments: Arc<Vec<Instrument>>,
+    pub(crate) board: Arc<Board>,
+    /// Somebody else publishes: a tick's age is that of its own time.
+    pub(crate) external: bool,
+}
+
+/// What one client is to do.
+pub(crate) struct Spec {
+    pub(crate) number: u32,
+    /// Sorted.
+    pub(crate) symbols: Vec<u32>,
+    pub(crate) mode: Mode,
+    /// Belongs to those that stop reading when told.
+    pub(crate) stalls: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Connecting,
+    Upgrading,
+    Authenticating,
+    /// So many symbols have been asked for.
+    Subscribing(usize),
+    Live,
+    Ended,
+}
+
+/// The newest tick of one symbol.
+#[derive(Clone, Copy, Default)]
+struct Last {
+    number: u32,
+    /// The server's own number, its low half.
+    seq: u32,
 }
 
 pub(crate) struct Client {
-    tcp: TcpStream,
+    pub(crate) stream: TcpStream,
+    pub(crate) spec: Spec,
+    state: State,
+    /// The part of a frame that has come.
+    partial: Vec<u8>,
+    /// What the kernel would not take yet.
+    unsent: Vec<u8>,
+    last: Vec<Last>,
+    /// Scales other than 2, by the server's id.
+    scales: Vec<(u32, u8)>,
+    reached: bool,
+}
+
+/// A run of ticks of the same age.
+#[derive(Default)]
+struct Run {
+    age: u64,
+    count: u64,
+}
+
+impl Run {
+    fn add(&mut self, age: u64, stats: &mut Stats) {
+        if age != self.age {
+            self.flush(stats);
+            self.age = age;
+        }
+        self.count += 1;
+    }
+
+    fn flush(&mut self, stats: &mut Stats) {
+        if self.count > 0 {
+            stats.ages.saturating_record_n(self.age, self.count);
+            self.count = 0;
+        }
+    }
+}
+
+/// What a thread's clients share for reading.
+pub(crate) struct Scratch {
     buffer: Vec<u8>,
+    tick: Received,
+    run: Run,
+    /// Where the price stood in the last tick, or its time.
+    hint: usize,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Scratch { buffer: vec![0; 256 << 10], tick: Received::default(), run: Run::default(), hint: 0 }
+    }
 }
 
 impl Client {
-    /// Connects, authenticates with the demo key and subscribes to `symbols` (LTP). `small` keeps its receive buffer small.
-    pub(crate) async fn connect(ws: &str, symbols: &[u32], small: bool) -> Result<Self, Failure> {
-        tokio::time::timeout(SETUP, Self::set_up(ws, symbols, small)).await.map_err(|_| "no acknowledgement in 30 s")?
+    /// Begins to connect.
+    pub(crate) fn open(common: &Common, spec: Spec) -> std::io::Result<Self> {
+        let domain = if common.addr.is_ipv4() { socket2::Domain::IPV4 } else { socket2::Domain::IPV6 };
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        if spec.stalls {
+            socket.set_recv_buffer_size(STALLED_BUFFER)?;
+        }
+        if common.addr.ip().is_loopback() && common.addr.is_ipv4() {
+            let address = Ipv4Addr::new(127, 0, 0, 2 + (spec.number / CLIENTS_PER_ADDRESS) as u8);
+            socket.bind(&SocketAddr::from((address, 0)).into())?;
+        }
+        match socket.connect(&common.addr.into()) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(error) => return Err(error),
+        }
+        let last = vec![Last::default(); spec.symbols.len()];
+        Ok(Client {
+            stream: TcpStream::from_std(socket.into()),
+            spec,
+            state: State::Connecting,
+            partial: Vec::new(),
+            unsent: Vec::new(),
+            last,
+            scales: Vec::new(),
+            reached: false,
+        })
     }
 
-    async fn set_up(ws: &str, symbols: &[u32], small: bool) -> Result<Self, Failure> {
-        let socket = TcpSocket::new_v4()?;
-        if small {
-            socket.set_recv_buffer_size(16 << 10)?;
-        }
-        let mut tcp = socket.connect(ws.parse()?).await?;
-        tcp.set_nodelay(true)?;
-        let request = format!(
-            "GET / HTTP/1.1\r\nHost: {ws}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        );
-        tcp.write_all(request.as_bytes()).await?;
-        let mut client = Client { tcp, buffer: Vec::new() };
-        let head = loop {
-            client.fill().await?;
-            if let Some(end) = memmem::find(&client.buffer, b"\r\n\r\n") {
-                break client.buffer.drain(..end + 4).collect::<Vec<u8>>();
+    pub(crate) fn is_live(&self) -> bool {
+        self.state == State::Live
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state == State::Ended
+    }
+
+    /// Gives up.
+    pub(crate) fn end(&mut self, why: String, stats: &mut Stats) {
+        if self.state != State::Ended {
+            let stage = match self.state {
+                State::Connecting => "connecting",
+                State::Upgrading => "at the WebSocket upgrade",
+                State::Authenticating => "authenticating",
+                State::Subscribing(_) => "subscribing",
+                State::Live | State::Ended => "while ticks flowed",
+            };
+            if self.state == State::Live {
+                stats.live -= 1;
             }
-        };
-        if !head.starts_with(b"HTTP/1.1 101") {
-            return Err(format!("no upgrade: {}", String::from_utf8_lossy(&head)).into());
+            stats.end(format!("{stage}: {why}"));
+            self.state = State::Ended;
         }
-        client.request(r#"{"action":"authenticate","api_key":"demo-key"}"#, b"\"auth\"").await?;
-        let list: Vec<String> =
-            symbols.iter().map(|n| format!(r#"{{"symbol":"{}","exchange":"NSE"}}"#, publish::symbol(*n))).collect();
-        let subscribe = format!(r#"{{"action":"subscribe","symbols":[{}],"mode":1}}"#, list.join(","));
-        client.request(&subscribe, b"\"subscribe\"").await?;
-        Ok(client)
     }
 
-    /// Sends a command and waits for its answer, which must be a success.
-    async fn request(&mut self, text: &str, answer: &[u8]) -> Result<(), Failure> {
-        self.send(0x81, text.as_bytes()).await?;
-        loop {
-            while let Some((first, from, to)) = next_frame(&self.buffer, 0) {
-                let body = &self.buffer[from..to];
-                let (done, failed) = (memmem::find(body, answer).is_some(), memmem::find(body, b"\"error\"").is_some());
-                if first != 0x81 || failed {
-                    return Err(format!("the server answered {}", String::from_utf8_lossy(body)).into());
-                }
-                self.buffer.drain(..to);
-                if done {
-                    return Ok(());
-                }
+    /// The socket takes bytes.
+    pub(crate) fn writable(&mut self, common: &Common, stats: &mut Stats) {
+        if self.state == State::Connecting {
+            if let Ok(Some(error)) | Err(error) = self.stream.take_error() {
+                return self.end(format!("cannot connect to {}: {error}", common.addr), stats);
             }
-            self.fill().await?;
-        }
-    }
-
-    async fn send(&mut self, first: u8, payload: &[u8]) -> Result<(), Failure> {
-        let mut out = vec![first];
-        match payload.len() {
-            n @ ..=125 => out.push(0x80 | n as u8),
-            n @ ..=65_535 => {
-                out.push(0x80 | 126);
-                out.extend((n as u16).to_be_bytes());
-            }
-            n => {
-                out.push(0x80 | 127);
-                out.extend((n as u64).to_be_bytes());
-            }
-        }
-        // A mask of zeros is a mask.
-        out.extend([0; 4]);
-        out.extend(payload);
-        Ok(self.tcp.write_all(&out).await?)
-    }
-
-    async fn fill(&mut self) -> Result<(), Failure> {
-        self.buffer.reserve(64 << 10);
-        match self.tcp.read_buf(&mut self.buffer).await? {
-            0 => Err("the server hung up".into()),
-            _ => Ok(()),
-        }
-    }
-
-    /// Receives until aborted or cut off. A tick's age is taken when the read that brought it has returned.
-    pub(crate) async fn receive(mut self, epoch: Instant, seen: Rc<RefCell<Seen>>, ages: Rc<RefCell<Histogram<u64>>>) {
-        loop {
-            if let Err(failure) = self.fill().await {
-                seen.borrow_mut().ended = Some(failure.to_string());
+            if self.stream.peer_addr().is_err() {
                 return;
             }
-            let now = epoch.elapsed().as_nanos() as u64;
-            let mut done = 0;
-            let mut pongs = Vec::new();
-            while let Some((first, from, to)) = next_frame(&self.buffer, done) {
-                done = to;
-                let body = &self.buffer[from..to];
-                match first {
-                    0x81 => note(body, now, &mut seen.borrow_mut(), &mut ages.borrow_mut()),
-                    0x89 => pongs.push(body.to_vec()),
-                    0x88 => seen.borrow_mut().ended = Some("the server closed the connection".into()),
-                    _ => {}
-                }
+            self.state = State::Upgrading;
+            self.unsent = frame::upgrade(&common.host, &common.path, common.format).into_bytes();
+        }
+        self.flush(stats);
+    }
+
+    fn flush(&mut self, stats: &mut Stats) {
+        let mut sent = 0;
+        while sent < self.unsent.len() {
+            match self.stream.write(&self.unsent[sent..]) {
+                Ok(0) => return self.end("the server hung up".into(), stats),
+                Ok(n) => sent += n,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return self.end(error.to_string(), stats),
             }
-            self.buffer.drain(..done);
-            for pong in pongs {
-                if let Err(failure) = self.send(0x8a, &pong).await {
-                    seen.borrow_mut().ended = Some(failure.to_string());
+        }
+        self.unsent.drain(..sent);
+    }
+
+    fn send(&mut self, first: u8, payload: &[u8], stats: &mut Stats) {
+        frame::write(&mut self.unsent, first, payload);
+        self.flush(stats);
+    }
+
+    /// The socket has bytes: all of them are read.
+    pub(crate) fn readable(&mut self, common: &Common, scratch: &mut Scratch, stats: &mut Stats) {
+        let mut buffer = std::mem::take(&mut scratch.buffer);
+        while self.state != State::Ended {
+            let kept = self.partial.len();
+            if buffer.len() < kept + (64 << 10) {
+                buffer.resize(2 * (kept + (64 << 10)), 0);
+            }
+            buffer[..kept].copy_from_slice(&self.partial);
+            let room = buffer.len() - kept;
+            match self.stream.read(&mut buffer[kept..]) {
+                Ok(0) => self.end("the server hung up".into(), stats),
+                Ok(n) => {
+                    stats.reads += 1;
+                    stats.bytes += n as u64;
+                    self.take(&buffer[..kept + n], common, scratch, stats);
+                    if n < room {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => self.end(error.to_string(), stats),
+            }
+        }
+        scratch.run.flush(stats);
+        scratch.buffer = buffer;
+    }
+
+    /// Takes the whole frames of `bytes`, and keeps the rest. A tick's age is taken when the read has returned.
+    fn take(&mut self, bytes: &[u8], common: &Common, scratch: &mut Scratch, stats: &mut Stats) {
+        let now = common.board.now();
+        let mut at = 0;
+        if self.state == State::Upgrading {
+            match frame::upgraded(bytes, common.format) {
+                Ok(Some(head)) => {
+                    at = head;
+                    self.state = State::Authenticating;
+                    self.send(frame::TEXT, frame::authenticate(&common.key).as_bytes(), stats);
+                }
+                Ok(None) => {}
+                Err(why) => return self.end(why, stats),
+            }
+        }
+        while self.state != State::Upgrading
+            && let Some((first, from, to)) = frame::next(bytes, at)
+        {
+            at = to;
+            stats.frames += 1;
+            let body = &bytes[from..to];
+            match first {
+                frame::TEXT if frame::is_tick(body) => self.json_tick(body, now, common, scratch, stats),
+                frame::TEXT => match serde_json::from_slice(body) {
+                    Ok(answer) => self.answer(&answer, common, stats),
+                    Err(_) => stats.unreadable += 1,
+                },
+                frame::BINARY => self.binary(body, now, common, scratch, stats),
+                frame::PING => self.send(frame::PONG, body, stats),
+                frame::CLOSE => self.end(frame::goodbye(body), stats),
+                frame::PONG => {}
+                _ => stats.unreadable += 1,
+            }
+        }
+        self.partial.clear();
+        self.partial.extend_from_slice(&bytes[at..]);
+    }
+
+    fn json_tick(&mut self, body: &[u8], now: u64, common: &Common, scratch: &mut Scratch, stats: &mut Stats) {
+        if common.external {
+            let time = frame::after(body, b"\"timestamp\":", &mut scratch.hint)
+                .and_then(ticks::number_of)
+                .map(|cents| cents / 100);
+            return self.external(time.map(microseconds), scratch, stats);
+        }
+        match frame::after(body, b"\"ltp\":", &mut scratch.hint).and_then(ticks::number_of) {
+            Some(number) => self.tick(number, None, now, common, scratch, stats),
+            None => stats.unreadable += 1,
+        }
+    }
+
+    fn binary(&mut self, body: &[u8], now: u64, common: &Common, scratch: &mut Scratch, stats: &mut Stats) {
+        let mut tick = std::mem::take(&mut scratch.tick);
+        let read = msgpack::each_tick(body, &mut tick, |tick| {
+            if common.external {
+                return self.external(Some(tick.t_recv.0), scratch, stats);
+            }
+            let scale = self.scales.iter().find(|(id, _)| *id == tick.id.0).map_or(2, |(_, scale)| *scale);
+            let unit = 10i64.pow(u32::from(scale.saturating_sub(2)));
+            match tick.ltp().and_then(|price| u64::try_from(price / unit).ok()) {
+                Some(number) => self.tick(number, Some(tick.seq as u32), now, common, scratch, stats),
+                None => stats.unreadable += 1,
+            }
+        });
+        scratch.tick = tick;
+        match read {
+            Ok(true) => {}
+            Ok(false) => match msgpack::read(body) {
+                Ok(msgpack::ServerFrame::Message(answer)) => self.answer(&answer, common, stats),
+                Ok(_) => {}
+                Err(_) => stats.unreadable += 1,
+            },
+            Err(_) => stats.unreadable += 1,
+        }
+    }
+
+    /// A tick of ours came back.
+    fn tick(
+        &mut self,
+        number: u64,
+        seq: Option<u32>,
+        now: u64,
+        common: &Common,
+        scratch: &mut Scratch,
+        stats: &mut Stats,
+    ) {
+        let board = &*common.board;
+        stats.ticks += 1;
+        self.reach(stats);
+        let symbol = (number % board.universe) as u32;
+        let (true, Some(at)) = (board.is_ours(number), self.place(symbol)) else {
+            stats.strangers += 1;
+            return;
+        };
+        let (last, number32) = (self.last[at], number as u32);
+        if number32 == last.number {
+            stats.duplicates += 1;
+            return;
+        }
+        if number32 < last.number {
+            stats.reordered += 1;
+            return;
+        }
+        if let Some(seq) = seq.filter(|_| last.number > 0) {
+            stats.merged += u64::from(seq.wrapping_sub(last.seq).saturating_sub(1));
+        }
+        self.last[at] = Last { number: number32, seq: seq.unwrap_or_default() };
+        if board.counts(number) {
+            match self.spec.stalls {
+                true => stats.stalled += 1,
+                false => {
+                    stats.delivered += 1;
+                    scratch.run.add(board.age(number, now), stats);
                 }
             }
         }
     }
-}
 
-/// First byte and payload span of the frame that begins at `at`, once it is there whole.
-fn next_frame(buffer: &[u8], at: usize) -> Option<(u8, usize, usize)> {
-    let (from, len) = match &buffer[at..] {
-        [_, len @ ..=125, ..] => (at + 2, usize::from(*len)),
-        [_, 126, a, b, ..] => (at + 4, usize::from(u16::from_be_bytes([*a, *b]))),
-        [_, 127, rest @ ..] => (at + 10, u64::from_be_bytes(*rest.first_chunk()?) as usize),
-        _ => return None,
-    };
-    (buffer.len() >= from + len).then(|| (buffer[at], from, from + len))
-}
-
-/// Notes one tick.
-fn note(body: &[u8], now: u64, seen: &mut Seen, ages: &mut Histogram<u64>) {
-    let (Some(symbol), Some(price)) = (number(body, b"\"symbol\":", b"\"L"), number(body, b"\"ltp\":", b"")) else {
-        return;
-    };
-    if price == 0 {
-        seen.probed = true;
-        return;
+    /// Where `symbol` stands among ours.
+    fn place(&self, symbol: u32) -> Option<usize> {
+        let symbols = &self.spec.symbols;
+        match symbols.get(symbol as usize) {
+            // Who takes the first ones has each in its own place.
+            Some(found) if *found == symbol => Some(symbol as usize),
+            _ => symbols.binary_search(&symbol).ok(),
+        }
     }
-    seen.ticks += 1;
-    if let Some(last) = seen.last.get_mut(symbol as usize) {
-        *last = price;
+
+    /// A tick of somebody else's came; `time` is its own, in microseconds since 1970.
+    fn external(&mut self, time: Option<u64>, scratch: &mut Scratch, stats: &mut Stats) {
+        stats.ticks += 1;
+        stats.delivered += 1;
+        self.reach(stats);
+        let age = time.and_then(|time| Micros::now().0.checked_sub(time)).filter(|age| *age < AGE_MAX_US);
+        if let Some(age) = age {
+            scratch.run.add(age * 1000, stats);
+        }
     }
-    // Above the histogram's range is its last bucket; the maximum says so.
-    ages.saturating_record(now.saturating_sub(price));
+
+    fn reach(&mut self, stats: &mut Stats) {
+        if !std::mem::replace(&mut self.reached, true) {
+            stats.reached += 1;
+        }
+    }
+
+    fn answer(&mut self, answer: &Value, common: &Common, stats: &mut Stats) {
+        let kind = answer["type"].as_str().unwrap_or_default();
+        match (self.state, kind) {
+            (State::Authenticating, _) => match frame::refusal(answer) {
+                None => self.subscribe(0, common, stats),
+                Some(why) => self.end(format!("{why} (is --key right?)"), stats),
+            },
+            (State::Subscribing(asked), "subscribe" | "") => match frame::refusal(answer) {
+                None => {
+                    for entry in answer["subscriptions"].as_array().into_iter().flatten() {
+                        if let (Some(id), Some(scale)) = (entry["id"].as_u64(), entry["scale"].as_u64())
+                            && scale != 2
+                        {
+                            self.scales.push((id as u32, scale as u8));
+                        }
+                    }
+                    self.subscribe(asked, common, stats);
+                }
+                Some(why) => self.end(why, stats),
+            },
+            _ => {}
+        }
+    }
+
+    /// Asks for the symbols from `asked` on, or is done.
+    fn subscribe(&mut self, asked: usize, common: &Common, stats: &mut Stats) {
+        let rest = &self.spec.symbols[asked..];
+        if rest.is_empty() {
+            self.state = State::Live;
+            stats.live += 1;
+            return;
+        }
+        let chunk = &rest[..rest.len().min(CHUNK)];
+        let entries: Vec<String> = chunk.iter().map(|s| common.instruments[*s as usize].entry()).collect();
+        let entries: Vec<&str> = entries.iter().map(String::as_str).collect();
+        self.state = State::Subscribing(asked + chunk.len());
+        self.send(frame::TEXT, frame::request("subscribe", self.spec.mode, &entries).as_bytes(), stats);
+    }
+
+    /// Whether it has the newest tick of each of its symbols.
+    pub(crate) fn is_up_to_date(&self, board: &Board) -> bool {
+        let newest = |symbol: &u32| board.last_of(*symbol).unwrap_or_default();
+        self.spec.symbols.iter().zip(&self.last).all(|(symbol, last)| u64::from(last.number) >= newest(symbol))
+    }
 }
 
-/// The digits after `name`, blanks and `prefix`.
-fn number(body: &[u8], name: &[u8], prefix: &[u8]) -> Option<u64> {
-    let rest = &body[memmem::find(body, name)? + name.len()..];
-    let rest = rest.trim_ascii_start().strip_prefix(prefix)?;
-    let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
-    std::str::from_utf8(&rest[..digits]).ok()?.parse().ok()
+/// A time as OpenAlgo's adapters write it, in microseconds: seconds, milliseconds, microseconds.
+fn microseconds(time: u64) -> u64 {
+    match time {
+        ..100_000_000_000 => time * 1_000_000,
+        100_000_000_000..100_000_000_000_000 => time * 1000,
+        _ => time,
+    }
 }
 
 #[cfg(test)]
@@ -185,29 +445,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tick_is_counted_with_its_age_and_a_probe_only_noted() {
-        let mut ages = Histogram::new(3).expect("three digits");
-        let mut seen = Seen { last: vec![0; 8], ..Seen::default() };
-        note(br#"{"type":"market_data","symbol":"L00007","data":{"ltp":0}}"#, 100, &mut seen, &mut ages);
-        assert_eq!((seen.probed, seen.ticks), (true, 0));
-        note(br#"{"type": "market_data", "symbol": "L00007", "data": {"ltp": 40.0}}"#, 100, &mut seen, &mut ages);
-        note(br#"{"type":"pong"}"#, 100, &mut seen, &mut ages);
-        assert_eq!((seen.ticks, seen.last[7], ages.max()), (1, 40, 60));
+    fn ticks_of_one_age_are_recorded_together_and_none_is_lost() {
+        let (mut run, mut stats) = (Run::default(), Stats::default());
+        for age in [5000, 5000, 5000, 9000, 5000] {
+            run.add(age, &mut stats);
+        }
+        run.flush(&mut stats);
+        run.flush(&mut stats);
+        assert_eq!((stats.ages.len(), stats.ages.count_at(5000), stats.ages.count_at(9000)), (5, 4, 1));
     }
 
     #[test]
-    fn frames_of_all_three_lengths_are_found_once_they_are_whole() {
-        for len in [0, 125, 126, 65_535, 65_536] {
-            let mut frame = vec![0x81];
-            match len {
-                ..=125 => frame.push(len as u8),
-                126..=65_535 => frame.extend([&[126][..], &(len as u16).to_be_bytes()].concat()),
-                _ => frame.extend([&[127][..], &(len as u64).to_be_bytes()].concat()),
-            }
-            let head = frame.len();
-            frame.resize(head + len, b'x');
-            assert_eq!(next_frame(&frame, 0), Some((0x81, head, head + len)));
-            assert_eq!(next_frame(&frame[..head + len - 1], 0), None);
+    fn times_are_read_in_the_units_that_adapters_write() {
+        let want = 1_761_367_200_000_000;
+        for time in [1_761_367_200, 1_761_367_200_000, want] {
+            assert_eq!(microseconds(time), want);
         }
     }
 }

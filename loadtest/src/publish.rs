@@ -1,107 +1,227 @@
-//! The publisher's thread: ticks whose last price is the nanosecond at which they were published.
+//! The publisher: a thread that keeps time, and one that owns the bus socket (the library's `BatchPublisher`).
 //!
-//! In: where, what, how fast. Out: how many ticks each symbol got, and each one's last. Before the measurement it sends probes
-//! (price 0) until told that every client has seen one: a publisher cannot know when a subscription has arrived.
+//! In: phases (rate, seconds). Out: for each, what was published by symbol, and how late the thread was. Time is kept without
+//! coordinated omission: message `k` of a phase is due at `start + k * batch / rate` whatever became of those before it, and that is
+//! the time its ticks carry. A tick that the full queue refuses was not published, and is counted.
 
 use crate::Failure;
+use crate::board::{Board, NUMBERS_MAX};
+use crate::cli::Bus;
+use crate::ticks::{self, Instrument};
+use hdrhistogram::Histogram;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::{JoinHandle, park_timeout};
 use std::time::{Duration, Instant};
-use tickcast::adapter::publisher::{BatchLimits, BatchPublisher, Config, Publish};
-use tickcast::zmtp::Direction;
-use tokio::sync::oneshot;
-use tokio::time::{MissedTickBehavior, interval};
+use tickcast::adapter::publisher::{BatchLimits, BatchPublisher, Config, Publish, PublisherTask};
+use tickcast::model::{Micros, Mode};
+use tickcast::zmtp::{Direction, Endpoint};
 
-/// How often probes are sent.
-const PROBE_PERIOD: Duration = Duration::from_millis(50);
-/// Ticks are due this often; each time as many as the rate demands.
-const PERIOD: Duration = Duration::from_millis(1);
+/// What may wait for the socket, bytes.
+const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// How soon a wait notices that all is to stop.
+const STOP_LOOK: Duration = Duration::from_millis(50);
+/// Above this our own bookkeeping would be late by itself; ticks are not split over it, bytes.
+const MESSAGE_BYTES_MAX: usize = 2 << 20;
 
+/// What is published, and how.
+#[derive(Clone)]
 pub(crate) struct Plan {
-    pub(crate) endpoint: String,
-    /// All times count from here.
-    pub(crate) epoch: Instant,
-    pub(crate) universe: u32,
-    pub(crate) rate: u32,
-    pub(crate) seconds: u32,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) direction: Direction,
+    pub(crate) instruments: Arc<Vec<Instrument>>,
+    pub(crate) mode: Mode,
+    pub(crate) bus: Bus,
     pub(crate) batch: u32,
 }
 
-/// What was published, by symbol.
+/// One stretch of a steady rate.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Phase {
+    pub(crate) rate: f64,
+    pub(crate) time: Duration,
+    /// Whether its ticks count.
+    pub(crate) measured: bool,
+}
+
+/// What was published in a phase.
 pub(crate) struct Published {
+    /// By symbol.
     pub(crate) ticks: Vec<u64>,
-    pub(crate) last: Vec<u64>,
     pub(crate) dropped: u64,
+    /// How long after its due time each message was handed over, nanoseconds.
+    pub(crate) late: Histogram<u64>,
     pub(crate) took: Duration,
 }
 
-/// Probes until `go`, then publishes as planned.
-pub(crate) async fn run(plan: Plan, mut go: oneshot::Receiver<()>) -> Result<Published, String> {
-    let limits = BatchLimits { items_max: plan.batch as usize, ..BatchLimits::default() };
-    let endpoint = plan.endpoint.parse().map_err(|e| format!("{}: {e}", plan.endpoint))?;
-    let config = Config { endpoint, direction: Direction::Connect, limits, queue_bytes_max: 64 << 20 };
-    let (publisher, task, _) = BatchPublisher::start(config).await.map_err(|e| e.to_string())?;
-    let topics: Vec<String> = (0..plan.universe).map(|n| format!("NSE_{}_LTP", symbol(n))).collect();
-    let mut probes = interval(PROBE_PERIOD);
-    loop {
-        tokio::select! {
-            told = &mut go => match told {
-                Ok(()) => break,
-                Err(_) => return Err("the clients gave up".into()),
-            },
-            _ = probes.tick() => {
-                for topic in &topics {
-                    let _lost_probe = publisher.publish(topic, &payload(0));
+impl Published {
+    pub(crate) fn total(&self) -> u64 {
+        self.ticks.iter().sum()
+    }
+
+    pub(crate) fn rate(&self) -> f64 {
+        self.total() as f64 / self.took.as_secs_f64().max(1e-9)
+    }
+}
+
+/// The running publisher.
+pub(crate) struct Publisher {
+    phases: Option<SyncSender<Phase>>,
+    done: Receiver<Published>,
+    keeper: Option<JoinHandle<()>>,
+}
+
+impl Publisher {
+    /// Binds or begins to connect.
+    pub(crate) fn start(plan: Plan, board: Arc<Board>) -> Result<Self, Failure> {
+        let (socket, task, runtime) = open(&plan)?;
+        let (phases, orders) = sync_channel::<Phase>(1);
+        let (tell, done) = sync_channel(1);
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        std::thread::Builder::new().name("lt-bus".into()).spawn(move || {
+            runtime.block_on(async {
+                // An error is the sender's end, which means the same.
+                let _ = ended.await;
+                task.shutdown().await;
+            });
+        })?;
+        let keeper = std::thread::Builder::new().name("lt-publisher".into()).spawn(move || {
+            let mut keeper = Keeper::new(plan, board, socket);
+            for phase in orders {
+                let published = keeper.run(phase);
+                if tell.send(published).is_err() {
+                    break;
                 }
             }
+            drop(end);
+        })?;
+        Ok(Publisher { phases: Some(phases), done, keeper: Some(keeper) })
+    }
+
+    /// Begins a phase; its end is told by [`Publisher::wait`].
+    pub(crate) fn begin(&self, phase: Phase) -> Result<(), Failure> {
+        let phases = self.phases.as_ref().ok_or("the publisher has ended")?;
+        phases.send(phase).map_err(|_| "the publisher has ended".into())
+    }
+
+    /// What the phase came to, if it ends within `patience`.
+    pub(crate) fn wait(&self, patience: Duration) -> Result<Option<Published>, Failure> {
+        match self.done.recv_timeout(patience) {
+            Ok(published) => Ok(Some(published)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err("the publisher has ended".into()),
         }
     }
-    let mut published =
-        Published { ticks: vec![0; topics.len()], last: vec![0; topics.len()], dropped: 0, took: Duration::ZERO };
-    let total = u64::from(plan.rate) * u64::from(plan.seconds);
-    let mut due = interval(PERIOD);
-    due.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let started = Instant::now();
-    let mut sent = 0;
-    while sent < total {
-        due.tick().await;
-        let until = (started.elapsed().as_nanos() * u128::from(plan.rate) / 1_000_000_000) as u64;
-        for n in sent..until.min(total) {
-            let at = (n % topics.len() as u64) as usize;
-            let now = plan.epoch.elapsed().as_nanos() as u64;
-            if publisher.publish(&topics[at], &payload(now)) == Publish::Queued {
-                published.ticks[at] += 1;
-                published.last[at] = now;
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.phases = None;
+        if let Some(keeper) = self.keeper.take() {
+            // It ends with the phase it is in.
+            let _ = keeper.join();
+        }
+    }
+}
+
+type Open = (BatchPublisher, PublisherTask, tokio::runtime::Runtime);
+
+fn open(plan: &Plan) -> Result<Open, Failure> {
+    if plan.direction == Direction::Connect
+        && let Endpoint::Tcp { host, port } = &plan.endpoint
+        && let Err(error) = std::net::TcpStream::connect((host.as_str(), *port))
+    {
+        return Err(format!(
+            "no bus at {}: {error}. Name the endpoint that the server binds (--connect), or, if it connects to its publishers, where we \
+             shall bind (--bind)",
+            plan.endpoint
+        )
+        .into());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let items_max = if plan.bus == Bus::Batch { plan.batch as usize } else { 1 };
+    let limits = BatchLimits { items_max, bytes_max: MESSAGE_BYTES_MAX, ..BatchLimits::default() };
+    let config =
+        Config { endpoint: plan.endpoint.clone(), direction: plan.direction, limits, queue_bytes_max: QUEUE_BYTES_MAX };
+    let started = runtime.block_on(BatchPublisher::start(config));
+    let (socket, task, _) = started.map_err(|e| format!("{e}. Is another publisher running? Choose another --bind"))?;
+    Ok((socket, task, runtime))
+}
+
+struct Keeper {
+    plan: Plan,
+    board: Arc<Board>,
+    socket: BatchPublisher,
+    topics: Vec<String>,
+    number: u64,
+    payload: Vec<u8>,
+}
+
+impl Keeper {
+    fn new(plan: Plan, board: Arc<Board>, socket: BatchPublisher) -> Self {
+        let topics = plan.instruments.iter().map(|i| ticks::topic(i, plan.mode)).collect();
+        Keeper { plan, board, socket, topics, number: 0, payload: Vec::with_capacity(2048) }
+    }
+
+    fn run(&mut self, phase: Phase) -> Published {
+        let late = Histogram::new_with_bounds(1000, 60_000_000_000, 3).expect("sound bounds");
+        let mut published = Published { ticks: vec![0; self.topics.len()], dropped: 0, late, took: Duration::ZERO };
+        if phase.measured {
+            self.board.open(self.number + 1);
+        }
+        let started = Instant::now();
+        let step = f64::from(self.plan.batch) / phase.rate;
+        let messages = (phase.time.as_secs_f64() / step).ceil().max(1.0) as u64;
+        for k in 0..messages {
+            let due = started + Duration::from_secs_f64(k as f64 * step);
+            let is_full = self.number + u64::from(self.plan.batch) >= NUMBERS_MAX;
+            if is_full || !self.wait_until(due) {
+                break;
+            }
+            published.late.saturating_record(due.elapsed().as_nanos() as u64);
+            self.message(self.board.at(due), &mut published);
+            if started.elapsed() > phase.time * 2 {
+                // So far behind that the rest would be a different load.
+                break;
             }
         }
-        sent = sent.max(until.min(total));
+        let end = started + Duration::from_secs_f64(messages as f64 * step);
+        self.wait_until(end);
+        if phase.measured {
+            self.board.close(self.number);
+        }
+        published.took = started.elapsed();
+        published
     }
-    published.took = started.elapsed();
-    published.dropped = publisher.dropped();
-    task.shutdown().await;
-    Ok(published)
-}
 
-/// Runs it on a thread with a runtime of its own; the answer comes through the channel.
-pub(crate) fn spawn(
-    plan: Plan,
-    go: oneshot::Receiver<()>,
-) -> Result<oneshot::Receiver<Result<Published, String>>, Failure> {
-    let (done, answer) = oneshot::channel();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("publisher".into()).spawn(move || {
-        // Nobody waits any more when the clients have failed.
-        let _ = done.send(runtime.block_on(run(plan, go)));
-    })?;
-    Ok(answer)
-}
+    /// False when all is to stop.
+    fn wait_until(&self, time: Instant) -> bool {
+        while !self.board.stop.load(Ordering::Acquire) {
+            match time.checked_duration_since(Instant::now()) {
+                Some(left) if !left.is_zero() => park_timeout(left.min(STOP_LOOK)),
+                _ => return true,
+            }
+        }
+        false
+    }
 
-/// The name of symbol `n`.
-pub(crate) fn symbol(n: u32) -> String {
-    format!("L{n:05}")
-}
-
-/// The MessagePack map `{"ltp": ns}`.
-fn payload(ns: u64) -> [u8; 14] {
-    let mut out = *b"\x81\xa3ltp\xcf\0\0\0\0\0\0\0\0";
-    out[6..].copy_from_slice(&ns.to_be_bytes());
-    out
+    /// The next `batch` ticks, all due at `due`.
+    fn message(&mut self, due: u64, published: &mut Published) {
+        let now_ms = Micros::now().0 / 1000;
+        for _ in 0..self.plan.batch {
+            self.number += 1;
+            let symbol = (self.number % self.board.universe) as usize;
+            self.payload.clear();
+            match self.plan.bus {
+                Bus::Json => ticks::json(&mut self.payload, self.plan.mode, self.number, now_ms),
+                Bus::Msgpack | Bus::Batch => ticks::msgpack(&mut self.payload, self.plan.mode, self.number, now_ms),
+            }
+            self.board.note(self.number, due);
+            match self.socket.publish(&self.topics[symbol], &self.payload) {
+                Publish::Queued => published.ticks[symbol] += 1,
+                Publish::Dropped => published.dropped += 1,
+            }
+        }
+    }
 }

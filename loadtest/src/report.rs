@@ -1,73 +1,173 @@
-//! Figures as a table for people and as JSON for programs.
+//! What came of a run: figures, judgements, warnings; as a table, as JSON, as a page.
+//!
+//! [`Report::warn`] is where the generator is honest about itself: a latency that it made itself is said to be one.
 
-use crate::Load;
-use crate::run::Figures;
-use serde_json::{Value, json};
-use std::fmt::Write;
+pub(crate) mod html;
+pub(crate) mod json;
+pub(crate) mod table;
+#[cfg(test)]
+mod tests;
 
-/// A scenario's measurements, by name.
-type Columns<'a> = [(&'a str, Figures)];
+use crate::churn::Times;
+use crate::cli::{self, Feed};
+use crate::proc;
+use crate::rig::Figures;
+use crate::scenario::published_rate;
+use crate::storm::Step;
+use std::time::Duration;
 
-/// One row: what it is, and how to read it off a measurement.
-type Row = (&'static str, fn(&Figures) -> String);
+/// A reader thread that is busier than this queues, part of its time.
+const BUSY: f64 = 0.8;
+/// Our threads ready to run without a core, part of the time.
+const WAITED: f64 = 0.1;
+/// The publisher's p99 lateness may be this part of the latency's p99 …
+const LATE: f64 = 0.25;
+/// … or this long.
+const LATE_MIN: Duration = Duration::from_millis(2);
+/// A reader's round may take this part of the latency's p99 …
+const ROUND: f64 = 0.5;
+/// … or this long.
+const ROUND_MIN: Duration = Duration::from_millis(2);
+/// Part of the rate that must have been published.
+const PUBLISHED: f64 = 0.98;
 
-const ROWS: [Row; 11] = [
-    ("latency p50, ms", |f| ms(f.ages.value_at_quantile(0.5))),
-    ("latency p99, ms", |f| ms(f.ages.value_at_quantile(0.99))),
-    ("latency p99.9, ms", |f| ms(f.ages.value_at_quantile(0.999))),
-    ("latency max, ms", |f| ms(f.ages.max())),
-    ("delivered", |f| f.delivered.to_string()),
-    ("expected", |f| f.expected.to_string()),
-    ("clients with newest values", |f| f.up_to_date.to_string()),
-    ("published a second", |f| format!("{:.0}", rate(f))),
-    ("server CPU, s", |f| format!("{:.2}", f.cpu.as_secs_f64())),
-    ("server RSS, MiB", |f| format!("{:.1}", f.rss as f64 / f64::from(1 << 20))),
-    ("stalled client got", |f| match &f.stalled {
-        Some(s) => format!("{} of {}{}", s.ticks, s.expected, if s.up_to_date { ", newest" } else { ", NOT newest" }),
-        None => "-".to_owned(),
-    }),
-];
+/// A threshold, and how it was met.
+pub(crate) struct Check {
+    pub(crate) name: &'static str,
+    pub(crate) limit: String,
+    pub(crate) value: String,
+    pub(crate) passed: bool,
+}
 
-pub(crate) fn table(scenario: &str, load: &Load, columns: &Columns<'_>) -> String {
-    let mut out = String::new();
-    let Load { clients, rate, seconds, batch, .. } = load;
-    let mut line = |text: std::fmt::Arguments<'_>| writeln!(out, "{text}").expect("memory takes every write");
-    line(format_args!("{scenario}: {clients} clients, {rate} ticks/s for {seconds} s, batches of {batch}"));
-    let head: String = columns.iter().map(|(name, _)| format!("{name:>24}")).collect();
-    line(format_args!("{:<28}{head}", ""));
-    for (name, cell) in ROWS {
-        let cells: String = columns.iter().map(|(_, figures)| format!("{:>24}", cell(figures))).collect();
-        line(format_args!("{name:<28}{cells}"));
+pub(crate) struct Report {
+    pub(crate) scenario: &'static str,
+    pub(crate) settings: Vec<(&'static str, String)>,
+    pub(crate) machine: Vec<(&'static str, String)>,
+    pub(crate) runs: Vec<Figures>,
+    pub(crate) steps: Vec<Step>,
+    /// Highest good rate, and the limit that says what is good.
+    pub(crate) knee: Option<(Option<f64>, Duration)>,
+    pub(crate) times: Option<Times>,
+    /// Memory in MiB and descriptors, per hour.
+    pub(crate) drift: [Option<f64>; 2],
+    pub(crate) warnings: Vec<String>,
+    pub(crate) checks: Vec<Check>,
+}
+
+impl Report {
+    pub(crate) fn new(scenario: &'static str, common: &cli::Common, runs: Vec<Figures>) -> Self {
+        Report {
+            scenario,
+            settings: settings(common),
+            machine: proc::machine(),
+            runs,
+            steps: Vec::new(),
+            knee: None,
+            times: None,
+            drift: [None; 2],
+            warnings: Vec::new(),
+            checks: Vec::new(),
+        }
     }
-    out
+
+    /// Every measurement, in order.
+    pub(crate) fn figures(&self) -> impl Iterator<Item = &Figures> {
+        self.runs.iter().chain(self.steps.iter().map(|step| &step.figures))
+    }
+
+    pub(crate) fn passed(&self) -> bool {
+        self.checks.iter().all(|check| check.passed)
+    }
+
+    /// Looks for what the generator did to its own figures.
+    pub(crate) fn warn(&mut self) {
+        // A storm goes past what is good on purpose, and past what we can do, too.
+        let mut found: Vec<String> = self.runs.iter().flat_map(warnings).collect();
+        if let Some(figures) = self.steps.iter().rfind(|step| step.good).map(|step| &step.figures) {
+            found.extend(warnings(figures));
+        }
+        self.warnings.extend(found);
+    }
 }
 
-pub(crate) fn json(scenario: &str, load: &Load, columns: &Columns<'_>) -> String {
-    let runs: Vec<Value> = columns.iter().map(|(name, figures)| one(name, figures)).collect();
-    let all = json!({
-        "scenario": scenario, "clients": load.clients, "rate": load.rate, "seconds": load.seconds, "batch": load.batch,
-        "runs": runs,
-    });
-    format!("{all:#}\n")
+fn settings(common: &cli::Common) -> Vec<(&'static str, String)> {
+    let (server, load) = (&common.server, &common.load);
+    let word = |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase();
+    let mut settings = vec![
+        (
+            "server",
+            match &server.url {
+                Some(url) => url.clone(),
+                None => server.spawn.as_deref().unwrap_or(crate::target::BINARY.as_ref()).display().to_string(),
+            },
+        ),
+        ("clients", load.clients.to_string()),
+        ("symbols per client", load.symbols.to_string()),
+        ("universe", load.universe.to_string()),
+        ("pick", word(&load.pick)),
+        ("modes", load.modes.0.iter().map(|(m, n)| format!("{}={n}", word(m))).collect::<Vec<_>>().join(",")),
+        ("rate", load.rate.to_string()),
+        ("batch", load.batch.to_string()),
+        ("bus", if server.feed == Feed::External { "external feed".into() } else { word(&load.bus) }),
+        ("format", word(&load.format)),
+        ("seconds", load.seconds.to_string()),
+        ("seed", load.seed.to_string()),
+    ];
+    if !server.set.is_empty() {
+        settings.push(("server settings", server.set.join(" ")));
+    }
+    settings
 }
 
-fn one(name: &str, f: &Figures) -> Value {
-    let us = |q| f.ages.value_at_quantile(q) as f64 / 1e3;
-    json!({
-        "name": name,
-        "latency_us": {"p50": us(0.5), "p90": us(0.9), "p99": us(0.99), "p999": us(0.999), "max": f.ages.max() as f64 / 1e3},
-        "delivered": f.delivered, "expected": f.expected, "clients_up_to_date": f.up_to_date,
-        "published": f.published.ticks.iter().sum::<u64>(), "publisher_dropped": f.published.dropped,
-        "published_per_second": rate(f),
-        "server_cpu_seconds": f.cpu.as_secs_f64(), "server_rss_bytes": f.rss,
-        "stalled": f.stalled.as_ref().map(|s| json!({"ticks": s.ticks, "expected": s.expected, "up_to_date": s.up_to_date})),
-    })
-}
-
-fn rate(f: &Figures) -> f64 {
-    f.published.ticks.iter().sum::<u64>() as f64 / f.published.took.as_secs_f64().max(1e-9)
-}
-
-fn ms(ns: u64) -> String {
-    format!("{:.3}", ns as f64 / 1e6)
+fn warnings(figures: &Figures) -> Vec<String> {
+    let mut found = Vec::new();
+    let wall = figures.took.as_secs_f64().max(1e-9);
+    let name = &figures.name;
+    let busiest = |prefix: &str| {
+        let of = figures.threads.iter().filter(|t| t.name.starts_with(prefix)).map(|t| t.cpu.as_secs_f64() / wall);
+        of.fold(0.0, f64::max)
+    };
+    let readers = busiest("lt-reader");
+    if readers > BUSY {
+        found.push(format!(
+            "{name}: a reader thread was {:.0} % busy, so latency holds the generator's own queueing: more --readers (if there are idle \
+             cores), fewer clients, or another machine",
+            readers * 100.0
+        ));
+    }
+    let [round, p99] = [&figures.seen.rounds, &figures.ages].map(|h| Duration::from_nanos(h.value_at_quantile(0.99)));
+    if round > ROUND_MIN.max(p99.mul_f64(ROUND)) {
+        found.push(format!(
+            "{name}: a round of a reader thread took up to {round:.1?} (p99): so much of the latency may be the generator's own, since what \
+             comes meanwhile waits for it"
+        ));
+    }
+    let waited: f64 =
+        figures.threads.iter().filter(|t| t.name.starts_with("lt-")).map(|t| t.waited.as_secs_f64()).sum();
+    if waited / wall > WAITED {
+        found.push(format!(
+            "{name}: the generator's threads waited {:.0} % of the time for a core: it shares them with the server or others, and latency \
+             holds that wait",
+            waited / wall * 100.0
+        ));
+    }
+    if let Some(published) = &figures.published {
+        let late = Duration::from_nanos(published.late.value_at_quantile(0.99));
+        if late > LATE_MIN.max(p99.mul_f64(LATE)) {
+            found.push(format!(
+                "{name}: the publisher was up to {late:.1?} late (p99); that counts as latency, since ticks carry the time at which they \
+                 were due"
+            ));
+        }
+        if published.dropped > 0 {
+            found.push(format!(
+                "{name}: {} ticks found the publisher's queue full and were never published",
+                published.dropped
+            ));
+        }
+    }
+    if let Some(rate) = published_rate(figures).filter(|rate| *rate < PUBLISHED * figures.rate_wanted) {
+        found.push(format!("{name}: only {rate:.0} of {:.0} ticks a second could be published", figures.rate_wanted));
+    }
+    found
 }

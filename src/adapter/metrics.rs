@@ -75,6 +75,7 @@ struct PerBroker {
     start_failed: Histogram,
     states: [Gauge; StateLabel::ALL.len()],
     connections: Gauge,
+    silence: Gauge,
 }
 
 impl PerBroker {
@@ -97,6 +98,7 @@ impl PerBroker {
             states: StateLabel::ALL
                 .map(|s| gauge!("tickcast_adapters", "broker" => b.clone(), "state" => s.label())),
             connections: gauge!("tickcast_adapter_connections", "broker" => b.clone()),
+            silence: gauge!("tickcast_feed_silence_seconds", "broker" => b.clone()),
         }
     }
 }
@@ -115,6 +117,10 @@ impl AdapterMetrics {
         describe_histogram!("tickcast_adapter_start_seconds", "Time an adapter took to connect, or to fail to");
         describe_gauge!("tickcast_adapters", "Adapters by broker and state; at most one per user");
         describe_gauge!("tickcast_adapter_connections", "Adapters that are connected to their broker");
+        describe_gauge!(
+            "tickcast_feed_silence_seconds",
+            "Longest time without a tick among the broker's feeds of which ticks are expected now; 0 without any"
+        );
         AdapterMetrics {
             brokers: brokers.into_iter().map(|b| (b.to_owned(), PerBroker::register(b))).collect(),
             other: PerBroker::register("other"),
@@ -150,6 +156,20 @@ impl AdapterMetrics {
             let connected: u32 =
                 StateLabel::ALL.into_iter().filter(|s| s.is_connected()).map(|s| counts[s as usize]).sum();
             per.connections.set(f64::from(connected));
+        }
+    }
+
+    /// Sets the gauge of the longest silence of each broker.
+    pub fn observe_silence<'a>(&self, silences: impl Iterator<Item = (&'a str, Duration)>) {
+        let mut longest: HashMap<&str, Duration> = HashMap::new();
+        for (broker, silence) in silences {
+            let broker = if self.brokers.contains_key(broker) { broker } else { "other" };
+            let held = longest.entry(broker).or_default();
+            *held = silence.max(*held);
+        }
+        let all = self.brokers.iter().map(|(b, p)| (b.as_str(), p)).chain([("other", &self.other)]);
+        for (broker, per) in all {
+            per.silence.set(longest.get(broker).copied().unwrap_or_default().as_secs_f64());
         }
     }
 

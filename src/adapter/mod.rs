@@ -7,6 +7,7 @@
 
 pub mod angel;
 pub mod bus;
+pub mod external;
 mod fields;
 pub mod kinds;
 pub mod metrics;
@@ -73,6 +74,14 @@ pub enum Report {
         /// What came of it.
         outcome: Result<Option<u32>, CallError>,
     },
+    /// The broker connection, or the process that holds it, is lost; the adapter waits for it. Calls may go on.
+    Down {
+        /// Why, for the log.
+        reason: String,
+    },
+    /// The broker has given a sign of life that is no tick; at most one a second is worth telling. Whoever tells one keeps telling them:
+    /// a feed without any for long is stale, one that never told any is judged by its ticks.
+    Heartbeat,
     /// The broker connection was lost and is back: everything wanted must be subscribed anew.
     Restored,
     /// The adapter is dead and must be replaced.

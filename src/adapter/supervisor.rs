@@ -8,6 +8,9 @@
 //! Knows nothing of sessions, keys' references or shards. Tests: `tests/adapter_lifecycle.rs`, `tests/registry_*.rs`.
 
 mod actor;
+mod signs;
+
+pub use signs::Signs;
 
 use super::{AdapterFactory, metrics::AdapterMetrics};
 use crate::limits;
@@ -64,6 +67,8 @@ pub enum State {
     Connecting,
     /// Takes calls.
     Ready,
+    /// Takes calls, but is not connected to its broker now.
+    Down,
     /// Takes calls, but the last client has gone.
     Lingering,
     /// Cleared and kept without a client.
@@ -81,6 +86,8 @@ pub enum StateLabel {
     Connecting,
     /// See [`State::Ready`].
     Ready,
+    /// See [`State::Down`].
+    Down,
     /// See [`State::Lingering`].
     Lingering,
     /// See [`State::Kept`].
@@ -93,9 +100,10 @@ pub enum StateLabel {
 
 impl StateLabel {
     /// All labels.
-    pub const ALL: [StateLabel; 6] = [
+    pub const ALL: [StateLabel; 7] = [
         StateLabel::Connecting,
         StateLabel::Ready,
+        StateLabel::Down,
         StateLabel::Lingering,
         StateLabel::Kept,
         StateLabel::Closing,
@@ -107,6 +115,7 @@ impl StateLabel {
         match self {
             StateLabel::Connecting => "connecting",
             StateLabel::Ready => "ready",
+            StateLabel::Down => "down",
             StateLabel::Lingering => "lingering",
             StateLabel::Kept => "kept",
             StateLabel::Closing => "closing",
@@ -127,6 +136,7 @@ impl State {
             State::Absent => return None,
             State::Connecting => StateLabel::Connecting,
             State::Ready => StateLabel::Ready,
+            State::Down => StateLabel::Down,
             State::Lingering => StateLabel::Lingering,
             State::Kept => StateLabel::Kept,
             State::Closing => StateLabel::Closing,
@@ -186,6 +196,7 @@ pub struct Handle {
     unsettled: AtomicBool,
     nudge: Notify,
     status: watch::Receiver<Status>,
+    signs: Signs,
 }
 
 impl Handle {
@@ -237,6 +248,11 @@ impl Handle {
         self.status.clone()
     }
 
+    /// What the adapter shows of its health.
+    pub fn signs(&self) -> &Signs {
+        &self.signs
+    }
+
     /// Calls pending, counted.
     pub fn pending(&self) -> usize {
         self.pending.load(Ordering::Acquire)
@@ -282,6 +298,7 @@ impl Supervisors {
             unsettled: AtomicBool::new(false),
             nudge: Notify::new(),
             status: seen,
+            signs: Signs::new(),
         };
         (Arc::new(handle), Unstarted { queue, status })
     }

@@ -1,58 +1,44 @@
 //! Phase one: every port bound, every queue made, nothing running. Phase two: the threads.
 
+use super::admin::AdminParts;
+use super::control::{BusFeeds, ControlParts, control_channel, machine_config};
 use super::door::front_door;
-use super::kinds::Kinds;
+use super::overload::{ForcedFacts, OverloadWatch};
+use super::parts::Parts;
 use super::rooms::{
-    bus_config, bus_specs, door_config, owners, recorder, session_config, supervisor_config, worker_config,
-    worker_count,
+    bind_control, bus_config, bus_specs, control_config, door_config, owners, recorder, session_config, worker_config,
 };
-use super::upkeep::{self, Upkeep, WorkerGauges};
-use super::{Addresses, Life, Running};
+use super::upkeep::{self, Upkeep};
+use super::{Addresses, Life, MetricsPage, Running};
 use crate::adapter::AdapterFactory;
-use crate::adapter::metrics::AdapterMetrics;
-use crate::adapter::native::feed::Wiring as FeedWiring;
-use crate::adapter::native::socket::Tls;
+use crate::adapter::external::machine::Owner;
 use crate::adapter::sim::{self, SimSwitch};
-use crate::adapter::supervisor::Supervisors;
 use crate::auth::{AuthMetrics, AuthService};
-use crate::bus::endpoints::{BusListeners, EndpointMetrics, Wiring};
+use crate::bus::endpoints::{BusListeners, Wiring};
 use crate::bus::explode::explode;
 use crate::bus::frames::Invalidate;
-use crate::bus::ingest::{Ingest, IngestConfig, IngestMetrics, SimEnd, WorkerEnd};
 use crate::config::Settings;
-use crate::config::settings::{AdapterKind, Normalise};
 use crate::engine::Worker;
-use crate::engine::metrics::{EngineMetrics, WorkerStats};
-use crate::engine::queue::{Control, TickReceiver, tick_queue};
-use crate::limits;
-use crate::model::{
-    Brokers, ByteBudget, Heartbeats, Micros, ScopeId, SourceReceiver, SourceSender, WorkerId, source_queue,
-};
+use crate::model::{ByteBudget, Heartbeats, ScopeId, SourceSender};
 use crate::net::accept;
-use crate::net::admin::{self, AdminState, Readiness, State};
-use crate::registry::metrics::RegistryMetrics;
-use crate::registry::{self, Registry, ScopedSource};
-use crate::session::{BeforeCommand, SessionConfig, SessionMetrics, Sessions};
-use crate::shards::{self, Shards};
+use crate::net::admin::{self, State};
+use crate::registry::Registry;
+use crate::session::feeds::FeedTimes;
+use crate::session::{BeforeCommand, SessionConfig, Sessions};
+use crate::zmtp::listener::Bound;
 use ::metrics::with_local_recorder;
-use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 /// Connections the kernel may hold for us.
 const BACKLOG: i32 = 4096;
 /// Sockets on their way from the front door to one worker.
 const ARRIVALS_MAX: usize = 4096;
-/// Sources on their way to ingest.
-const NEW_SOURCES_MAX: usize = 256;
-/// Invalidations on their way to the control thread.
-const INVALIDATIONS_MAX: usize = 1024;
-
 /// Why a server did not start; each kind has its exit code.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -89,6 +75,10 @@ pub struct Hooks {
     pub audit_every: Option<Duration>,
     /// Called before each command is carried out; a panic in it is an injected fault.
     pub before_command: Option<BeforeCommand>,
+    /// What the server believes of its load.
+    pub overload: Option<ForcedFacts>,
+    /// When silence of a feed counts.
+    pub feed_times: Option<FeedTimes>,
 }
 
 /// A server with its ports bound and nothing running.
@@ -99,43 +89,10 @@ pub struct App {
     admin: TcpListener,
     scrape: Option<TcpListener>,
     bus: BusListeners,
+    control: Bound,
     control_runtime: Runtime,
     parts: Parts,
     auth: (AuthService, crate::auth::AuthPool),
-}
-
-/// Everything that has metrics, made under the server's own recorder.
-pub(super) struct Parts {
-    handle: PrometheusHandle,
-    pub(super) brokers: Arc<Brokers>,
-    shards: Arc<Shards>,
-    lock_metrics: shards::metrics::Metrics,
-    registry: Arc<Registry>,
-    workers: Vec<WorkerParts>,
-    ingest: Ingest,
-    wake: Arc<Notify>,
-    /// Queues on their way to ingest.
-    sources: (mpsc::Sender<SourceReceiver>, mpsc::Receiver<SourceReceiver>),
-    /// What they may hold together.
-    budget: Arc<ByteBudget>,
-    endpoint_metrics: Arc<EndpointMetrics>,
-    door_metrics: crate::net::metrics::Metrics,
-    session_metrics: SessionMetrics,
-    engine_metrics: EngineMetrics,
-    gauges: WorkerGauges,
-    pub(super) sim: Option<(SimSwitch, SourceSender)>,
-    invalidations: mpsc::Receiver<Invalidate>,
-    pub(super) before_command: Option<BeforeCommand>,
-    audit_every: Duration,
-    pub(super) epoch: u64,
-}
-
-/// One worker's ends of its queues.
-struct WorkerParts {
-    id: WorkerId,
-    stats: Arc<WorkerStats>,
-    ticks: TickReceiver,
-    control: (mpsc::Sender<Control>, mpsc::Receiver<Control>),
 }
 
 impl App {
@@ -168,6 +125,7 @@ impl App {
             cause: error.cause.to_string(),
             setting: "bus.bind (ZMQ_PORT), or connect to a publisher that binds with bus.connect (ZMQ_PUB_PORT)",
         })?;
+        let (control, control_at) = bind_control(&settings)?;
         let control_runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().thread_name("control").build()?;
         let recorder = recorder()?;
@@ -180,8 +138,9 @@ impl App {
             ws: listener.local_addr()?,
             admin: admin.local_addr()?,
             bus: bus.specs().iter().map(|spec| spec.endpoint.to_string()).collect(),
+            control: control_at.to_string(),
         };
-        Ok(App { settings, addresses, listener, admin, scrape, bus, control_runtime, parts, auth })
+        Ok(App { settings, addresses, listener, admin, scrape, bus, control, control_runtime, parts, auth })
     }
 
     /// Where the server will be reached.
@@ -194,7 +153,7 @@ impl App {
     /// # Errors
     /// The system gives no thread or runtime; what was started ends with the process.
     pub fn spawn(self) -> Result<Running, StartError> {
-        let App { settings, addresses, listener, admin, scrape, bus, control_runtime, parts, auth } = self;
+        let App { settings, addresses, listener, admin, scrape, bus, control, control_runtime, parts, auth } = self;
         let (auth, pool) = auth;
         let life = Life::default();
         let names = (0..parts.workers.len()).map(|w| format!("worker-{w}")).chain(["ingest".to_owned()]);
@@ -231,6 +190,14 @@ impl App {
         let heartbeat = heartbeats.handle("ingest").expect("named above");
         let (stop, wake, ingest, new_sources) = (rest_stop.clone(), parts.wake.clone(), parts.ingest, parts.sources.1);
         let ingest = on_runtime("ingest", move || until(stop, ingest.run(new_sources, wake, heartbeat)))?;
+        let watch = OverloadWatch {
+            workers: stats.iter().map(|(stats, _)| Arc::clone(stats)).collect(),
+            sources: Arc::clone(&parts.budget),
+            outbox_bytes_total: settings.fanout.outbox_bytes_total,
+            level: Arc::clone(&parts.overload),
+            gauge: parts.overload_gauge,
+            forced: parts.forced_facts,
+        };
         let wiring = Wiring {
             budget: parts.budget,
             overflow_budget: ByteBudget::new(settings.bus.queue_bytes_max),
@@ -239,20 +206,25 @@ impl App {
             explode: explode(parts.brokers.clone()),
             metrics: parts.endpoint_metrics,
         };
-        let (statuses_tx, statuses) = std::sync::mpsc::sync_channel(1);
+        let machine = machine_config(&settings, bus.specs());
+        let (handle_tx, handle) = std::sync::mpsc::sync_channel(1);
         let bus_stop = rest_stop.clone();
         let bus = on_runtime("bus", move || async move {
             match bus.spawn(wiring) {
                 Ok((handle, tasks)) => {
                     // The receiver waits for exactly this.
-                    let _ = statuses_tx.send(handle.statuses().to_vec());
+                    let _ = handle_tx.send(handle);
                     stopped(bus_stop).await;
                     tasks.stop().await;
                 }
                 Err(error) => tracing::error!(%error, "the bus could not be started"),
             }
         })?;
-        let endpoints = statuses.recv().map_err(|_| std::io::Error::other("the bus could not be started"))?;
+        let bus_handle = handle.recv().map_err(|_| std::io::Error::other("the bus could not be started"))?;
+        let metrics = MetricsPage { exporter: parts.handle, locks: parts.lock_metrics.histograms() };
+        let endpoints = bus_handle.statuses().to_vec();
+        parts.feeds.set_endpoints(endpoints.clone());
+        let feeds = Arc::clone(&parts.feeds);
         let sim_switch = parts.sim.as_ref().map(|(switch, _)| switch.clone());
         let upkeep = Upkeep {
             auth: auth.clone(),
@@ -267,142 +239,46 @@ impl App {
         };
         // A thread of its own: it visits every shard, and must delay nobody while it waits for one.
         let upkeep_stop = rest_stop.clone();
-        let upkeep = on_runtime("upkeep", move || until(upkeep_stop, upkeep.run()))?;
+        let upkeep = on_runtime("upkeep", move || {
+            until(upkeep_stop, async { tokio::join!(upkeep.run(), watch.run(), feeds.run()) })
+        })?;
         let market = sim::Config { ticks_per_second: settings.sim.ticks_per_second, seed: settings.sim.seed };
         let (sim, invalidations, registry) = (parts.sim, parts.invalidations, parts.registry);
         let control_stop = rest_stop.clone();
+        let owners = owners(&settings).into_iter().enumerate().map(|(at, (broker, user))| {
+            (ScopeId(at as u16 + 1), Owner { broker: broker.to_ascii_lowercase(), user: Some(user.to_owned()) })
+        });
+        let bus_feeds = BusFeeds::new(bus_handle, registry.clone(), owners);
+        let (config, (inbox, counters)) = (control_config(&settings), parts.control);
+        let channel = ControlParts { config, machine, inbox, feeds: bus_feeds, metrics: counters };
         let control = std::thread::Builder::new().name("control".into()).spawn(move || {
+            let channel = control_channel(control, channel);
             let tasks = control_tasks(market, sim, invalidations, auth, registry);
-            control_runtime.block_on(until(control_stop, tasks));
+            control_runtime.block_on(until(control_stop, async { tokio::join!(tasks, channel) }));
             pool.join();
         })?;
         let door_thread = {
-            let (config, metrics) = (door_config(&settings), parts.door_metrics);
+            let (config, metrics) = (door_config(&settings, &parts.overload), parts.door_metrics);
             on_runtime("door", move || front_door(listener, config, metrics, door_stop, desks))?
         };
-        let state = admin_state(&settings, parts.handle.clone(), heartbeats, &addresses, life.clone(), parts.epoch);
+        let state = AdminParts {
+            hosts: settings.admin.hosts.clone(),
+            metrics: metrics.clone(),
+            heartbeats,
+            addresses: addresses.clone(),
+            life: life.clone(),
+            overload: parts.overload,
+            feeds: parts.feeds,
+            epoch: parts.epoch,
+        };
         let admin = on_runtime("admin", move || async move {
-            if let Err(error) = admin::run(admin, scrape, state(), rest_stop).await {
+            if let Err(error) = admin::run(admin, scrape, state.open(), rest_stop).await {
                 tracing::error!(%error, "the admin server ended");
             }
         })?;
         life.set(State::Ready);
         let threads = vec![door_thread, ingest, bus, upkeep, control, admin];
-        Ok(Running { addresses, life, workers, door, rest, threads, metrics: parts.handle, shards: parts.shards })
-    }
-}
-
-impl Parts {
-    fn new(
-        settings: &Settings,
-        hooks: Hooks,
-        recorder: &PrometheusRecorder,
-        control: &tokio::runtime::Handle,
-        endpoints: usize,
-    ) -> Self {
-        let brokers = Arc::new(Brokers::new());
-        let default = settings.adapters.default;
-        let named = settings.brokers.keys().map(String::as_str);
-        let owned = settings.bus.sources.iter().map(|s| s.broker.as_str());
-        let listed = settings.server.supported_brokers.iter().map(String::as_str);
-        for name in std::iter::once(default.label()).chain(named).chain(owned).chain(listed) {
-            if brokers.intern(name).is_none() {
-                tracing::warn!(
-                    broker = name,
-                    "more than {} broker names; this one cannot be used",
-                    limits::BROKERS_MAX
-                );
-            }
-        }
-        let shards = Arc::new(Shards::new(&shards::Config {
-            shards: settings.fanout.shards,
-            instruments_max: settings.limits.instruments,
-            last_value_bytes_max: settings.limits.last_value_bytes_max,
-            scale: settings.scale.iter().map(|(venue, digits)| (venue.clone(), *digits)).collect(),
-            lock_slow: settings.fanout.lock_slow,
-            seed: None,
-        }));
-        let mut lock_metrics = shards::metrics::Metrics::register(&shards);
-        let wake = Arc::new(Notify::new());
-        let (sources, new_sources) = mpsc::channel(NEW_SOURCES_MAX);
-        let budget = ByteBudget::new(settings.bus.queue_bytes_max);
-        let factory = hooks.factory.unwrap_or_else(|| {
-            let wiring =
-                FeedWiring { sources: sources.clone(), budget: budget.clone(), wake: wake.clone(), tls: Tls::public() };
-            Arc::new(Kinds::new(settings, wiring))
-        });
-        let names: Vec<String> = brokers.iter().map(|(_, name)| name.to_owned()).collect();
-        let adapter_metrics = AdapterMetrics::register(names.iter().map(String::as_str));
-        let supervisors = Supervisors::new(supervisor_config(settings), factory, adapter_metrics, control.clone());
-        let registry_config = registry::Config {
-            sources: owners(settings)
-                .iter()
-                .enumerate()
-                .map(|(at, (broker, user))| ScopedSource {
-                    scope: ScopeId(at as u16 + 1),
-                    broker: (*broker).to_owned(),
-                    user: (*user).to_owned(),
-                })
-                .collect(),
-            lock_slow: settings.fanout.lock_slow,
-            ..Default::default()
-        };
-        let registry =
-            Registry::new(registry_config, shards.clone(), brokers.clone(), supervisors, RegistryMetrics::register());
-        registry.lock_stats().into_iter().for_each(|stats| lock_metrics.watch(Arc::clone(stats)));
-        let (mut workers, mut ends) = (Vec::new(), Vec::new());
-        for id in 0..worker_count(settings) {
-            let (ticks_tx, ticks) = tick_queue(settings.fanout.worker_queue_bytes_max, wake.clone());
-            let control = mpsc::channel(limits::WORKER_CONTROL_MAX);
-            ends.push(WorkerEnd { ticks: ticks_tx, control: control.0.clone() });
-            workers.push(WorkerParts { id: WorkerId(id as u8), stats: Arc::default(), ticks, control });
-        }
-        let (sim, sim_end) = match default {
-            AdapterKind::Sim => {
-                let budget = ByteBudget::new(limits::SOURCE_QUEUE_BYTES_MAX);
-                let (tx, source) = source_queue(&budget, limits::SOURCE_QUEUE_BYTES_MAX, wake.clone());
-                let switch = SimSwitch::default();
-                let stop = switch.clone();
-                (Some((switch, tx)), Some(SimEnd { source, stop: Box::new(move || _ = stop.stop()) }))
-            }
-            AdapterKind::Bus | AdapterKind::Native(_) => (None, None),
-        };
-        let (invalidate, invalidations) = mpsc::channel(INVALIDATIONS_MAX);
-        let ingest_config = IngestConfig {
-            pass_through: settings.fanout.normalise == Normalise::Off,
-            sim_label: brokers.find(AdapterKind::Sim.label()).filter(|_| default == AdapterKind::Sim),
-        };
-        let ingest = Ingest::new(
-            ingest_config,
-            shards.clone(),
-            brokers.clone(),
-            IngestMetrics::register(),
-            ends,
-            sim_end,
-            invalidate,
-        );
-        Parts {
-            handle: recorder.handle(),
-            brokers,
-            shards,
-            lock_metrics,
-            registry,
-            workers,
-            ingest,
-            wake,
-            sources: (sources, new_sources),
-            budget,
-            endpoint_metrics: Arc::new(EndpointMetrics::register(endpoints)),
-            door_metrics: crate::net::metrics::Metrics::register(),
-            session_metrics: SessionMetrics::register(),
-            engine_metrics: EngineMetrics::register(),
-            gauges: WorkerGauges::register(),
-            sim,
-            invalidations,
-            before_command: hooks.before_command,
-            audit_every: hooks.audit_every.unwrap_or(upkeep::AUDIT),
-            epoch: Micros::now().millis(),
-        }
+        Ok(Running { addresses, life, workers, door, rest, threads, metrics, shards: parts.shards })
     }
 }
 
@@ -452,30 +328,4 @@ async fn control_tasks(
         std::future::pending::<()>().await;
     };
     tokio::join!(market, upkeep::invalidate(invalidations, auth, registry));
-}
-
-/// Makes the admin server's state on its own thread, for it need not be shared.
-fn admin_state(
-    settings: &Settings,
-    metrics: PrometheusHandle,
-    heartbeats: Arc<Heartbeats>,
-    addresses: &Addresses,
-    life: Life,
-    epoch: u64,
-) -> impl FnOnce() -> AdminState + Send + 'static {
-    let (addresses, hosts) = (addresses.clone(), settings.admin.hosts.clone());
-    move || AdminState {
-        metrics,
-        heartbeats,
-        readiness: Box::new(move || Readiness {
-            state: life.get(),
-            listen: vec![addresses.ws.to_string()],
-            admin: addresses.admin.to_string(),
-            bus: addresses.bus.clone(),
-            control: "none".to_owned(),
-            epoch,
-        }),
-        routes: Vec::new(),
-        hosts,
-    }
 }

@@ -2,6 +2,7 @@
 
 use super::rooms::{owners, scope_of};
 use crate::adapter::bus::BusAdapter;
+use crate::adapter::external::Channel;
 use crate::adapter::kinds::{KINDS, NativeKind};
 use crate::adapter::native::book::Book;
 use crate::adapter::native::credentials::Source;
@@ -16,14 +17,18 @@ use std::sync::atomic::AtomicU64;
 
 /// The adapter kinds of the settings. `sim` has nobody to call either: its market ticks whatever is subscribed.
 pub(super) struct Kinds {
-    /// By broker, then user.
+    /// Native accounts, by broker, then user.
     accounts: HashMap<String, HashMap<String, (&'static NativeKind, Arc<Account>)>>,
     wiring: Wiring,
+    /// The kinds that have no account, by broker; `default` serves everybody else.
+    others: HashMap<String, AdapterKind>,
+    default: AdapterKind,
+    channel: Channel,
 }
 
 impl Kinds {
     /// Made under the server's recorder: accounts have metrics.
-    pub(super) fn new(settings: &Settings, wiring: Wiring) -> Self {
+    pub(super) fn new(settings: &Settings, wiring: Wiring, channel: Channel) -> Self {
         let owners = owners(settings);
         let mut accounts = HashMap::new();
         for (name, broker) in &settings.brokers {
@@ -49,7 +54,8 @@ impl Kinds {
             };
             accounts.insert(name.clone(), broker.users.iter().map(account).collect());
         }
-        Kinds { accounts, wiring }
+        let others = settings.brokers.iter().map(|(name, broker)| (name.clone(), broker.kind)).collect();
+        Kinds { accounts, wiring, others, default: settings.adapters.default, channel }
     }
 }
 
@@ -64,7 +70,13 @@ fn source(from: Option<&CredentialsFrom>, user: &str) -> Source {
 
 impl AdapterFactory for Kinds {
     fn make(&self, broker: &str, user: &str) -> Result<Box<dyn Adapter>, String> {
-        let Some(users) = self.accounts.get(broker) else { return Ok(Box::new(BusAdapter)) };
+        let Some(users) = self.accounts.get(broker) else {
+            let kind = self.others.get(&broker.to_ascii_lowercase()).copied().unwrap_or(self.default);
+            return Ok(match kind {
+                AdapterKind::External => Box::new(self.channel.adapter(broker, user)),
+                AdapterKind::Sim | AdapterKind::Bus | AdapterKind::Native(_) => Box::new(BusAdapter),
+            });
+        };
         match users.get(user) {
             Some((kind, account)) => Ok((kind.make)(Arc::clone(account), self.wiring.clone())),
             None => Err(format!("brokers.{broker}.users does not name {user}")),

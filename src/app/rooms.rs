@@ -1,6 +1,8 @@
 //! Settings into each room's own configuration. Nobody else translates: rooms below `config` do not know [`Settings`].
 
-use super::build::{Parts, StartError};
+use super::build::StartError;
+use super::parts::Parts;
+use crate::adapter::sim::SimSwitch;
 use crate::adapter::supervisor;
 use crate::bus::endpoints::{self, EndpointSpec};
 use crate::bus::ingest;
@@ -9,16 +11,21 @@ use crate::config::settings::{AdapterKind, CloseStyle, Normalise};
 use crate::engine::WorkerConfig;
 use crate::engine::metrics as engine_metrics;
 use crate::limits;
-use crate::model::{ScopeId, WorkerId};
+use crate::model::{ScopeId, SharedLevel, WorkerId};
 use crate::net::accept;
 use crate::policy::{admission, slow_consumer};
 use crate::session::SessionConfig;
-use crate::shards;
-use crate::zmtp::{Direction, Endpoint};
+use crate::session::feeds::FeedKind;
+use crate::zmtp::listener::{self, Bound};
+use crate::zmtp::{Direction, Endpoint, link, router};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Upgrades under way at once; further connections wait in the kernel's backlog.
 const HANDSHAKES_MAX: usize = 2048;
+/// `SO_RCVBUF` of a control connection, bytes.
+const CONTROL_RECEIVE_BYTES: usize = 128 << 10;
 
 pub(super) fn worker_count(settings: &Settings) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -71,6 +78,24 @@ pub(super) fn bus_config(settings: &Settings) -> endpoints::Config {
     config
 }
 
+/// Binds the control channel; the endpoint has its real port.
+pub(super) fn bind_control(settings: &Settings) -> Result<(Bound, Endpoint), StartError> {
+    let text = &settings.adapters.control_bind;
+    let endpoint = text.parse::<Endpoint>().map_err(|error| StartError::Settings(error.to_string()))?;
+    listener::bind(&endpoint, CONTROL_RECEIVE_BYTES).map_err(|cause| StartError::Bind {
+        what: "control channel",
+        address: endpoint.to_string(),
+        cause: cause.to_string(),
+        setting: "adapters.control_bind",
+    })
+}
+
+pub(super) fn control_config(settings: &Settings) -> router::Config {
+    let mut link = link::Config::router();
+    link.handshake = settings.limits.bus_handshake;
+    router::Config { link, peers_max: limits::CONTROL_PEERS_MAX, queue_max: limits::CONTROL_QUEUE_MAX }
+}
+
 pub(super) fn supervisor_config(settings: &Settings) -> supervisor::Config {
     supervisor::Config {
         linger: settings.adapters.linger,
@@ -115,8 +140,21 @@ pub(super) fn session_config(settings: &Settings, parts: &Parts) -> SessionConfi
             .as_ref()
             .and_then(|(switch, _)| parts.brokers.find(AdapterKind::Sim.label()).map(|label| (label, switch.clone()))),
         epoch: parts.epoch,
+        feeds: Arc::clone(&parts.feeds),
+        overload: Arc::clone(&parts.overload),
         before_command: parts.before_command.clone(),
     }
+}
+
+/// How each broker's ticks come in; the simulated market's by the bus once it has stopped.
+pub(super) fn feed_kinds(settings: &Settings, sim: Option<SimSwitch>) -> Box<dyn Fn(&str) -> FeedKind + Send + Sync> {
+    let default = settings.adapters.default;
+    let named: HashMap<String, AdapterKind> = settings.brokers.iter().map(|(name, b)| (name.clone(), b.kind)).collect();
+    Box::new(move |broker| match named.get(broker).copied().unwrap_or(default) {
+        AdapterKind::Sim if sim.as_ref().is_some_and(|switch| !switch.is_stopped()) => FeedKind::Sim,
+        AdapterKind::Sim | AdapterKind::Bus => FeedKind::Bus,
+        kind @ (AdapterKind::External | AdapterKind::Native(_)) => FeedKind::Adapter(kind.label()),
+    })
 }
 
 /// `VALID_BROKERS` when set, else what the settings name.
@@ -143,8 +181,6 @@ pub(super) fn recorder() -> Result<PrometheusRecorder, StartError> {
         crate::adapter::metrics::BROKER_CALL_BUCKETS,
         crate::adapter::metrics::ADAPTER_START_BUCKETS,
         crate::registry::metrics::REFERENCES_BUCKETS,
-        shards::metrics::LOCK_WAIT_BUCKETS,
-        shards::metrics::LOCK_HOLD_BUCKETS,
     ];
     let mut builder = PrometheusBuilder::new();
     for (name, edges) in buckets {
@@ -155,12 +191,13 @@ pub(super) fn recorder() -> Result<PrometheusRecorder, StartError> {
     Ok(builder.build_recorder())
 }
 
-pub(super) fn door_config(settings: &Settings) -> accept::Config {
+pub(super) fn door_config(settings: &Settings, overload: &Arc<SharedLevel>) -> accept::Config {
     accept::Config {
         sessions: settings.limits.sessions,
         sessions_per_ip: settings.limits.sessions_per_ip,
         handshakes_max: HANDSHAKES_MAX,
         handshake: settings.limits.handshake,
         msgpack: true,
+        overload: Arc::clone(overload),
     }
 }

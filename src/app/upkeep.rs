@@ -7,7 +7,7 @@ use crate::bus::frames::Invalidate;
 use crate::engine::metrics::WorkerStats;
 use crate::engine::queue::Control;
 use crate::registry::Registry;
-use crate::registry::audit::{Auditor, Held};
+use crate::registry::audit::Auditor;
 use crate::shards::{self, Shards};
 use metrics::{Gauge, describe_gauge, gauge};
 use std::sync::Arc;
@@ -79,12 +79,15 @@ impl Upkeep {
 
     /// Asks every worker what its sessions hold and compares that with the registry.
     async fn audit(&self, auditor: &mut Auditor) {
-        let mut held = Vec::new();
+        let (mut key_ids, mut held) = (Vec::new(), Vec::new());
         for (_, control) in &self.workers {
             let (reply, answer) = oneshot::channel();
-            if control.try_send(Control::Audit(reply)).is_ok() {
+            if control.try_send(Control::Audit { hash: auditor.hash().clone(), reply }).is_ok() {
                 match answer.await {
-                    Ok(answer) => held.extend(answer),
+                    Ok(answer) => {
+                        key_ids.extend(answer.key_ids);
+                        held.extend(answer.references);
+                    }
                     // The worker drains: nothing can be compared any more.
                     Err(_) => return,
                 }
@@ -92,13 +95,8 @@ impl Upkeep {
                 return;
             }
         }
-        self.end_revoked(held.iter().map(|h| h.key_id).collect()).await;
-        let sessions = held.iter().map(|h| Held {
-            session: h.session,
-            user: h.user,
-            keys: h.keys.iter().map(|(i, m)| (i.as_ref(), *m)).collect::<Vec<_>>(),
-        });
-        let drift = auditor.audit(&self.registry, sessions);
+        self.end_revoked(key_ids).await;
+        let drift = auditor.audit(&self.registry, held);
         if drift.counts().iter().any(|n| *n > 0) {
             tracing::error!(?drift, "sessions, registry and adapters disagree; please report this");
         }

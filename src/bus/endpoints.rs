@@ -23,9 +23,9 @@ pub use status::{EndpointStatus, Quiet, QuietWarning, Seen, quiet};
 use crate::limits;
 use crate::model::{ByteBudget, ScopeId, SourceMessage, SourceReceiver};
 use crate::zmtp::link::{self, LinkEnd};
-use crate::zmtp::listener::{self, Bound};
+use crate::zmtp::listener::{self, Bound, Listener};
 use crate::zmtp::{Direction, Endpoint};
-use peers::{Listener, accept_loop, connect_loop};
+use peers::{accept_loop, connect_loop};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,8 +34,8 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
 use tokio::time::interval;
 
-/// Endpoints that may wait to be added at once, counted.
-const COMMANDS_MAX: usize = 256;
+/// Endpoints that may wait to be added or left at once, counted: those of all adapter processes, who may all come at once.
+const COMMANDS_MAX: usize = 2 * limits::CONTROL_PEERS_MAX * limits::PUBLISHES_MAX;
 /// How often the silence gauges are set.
 const GAUGE_PERIOD: Duration = Duration::from_secs(1);
 

@@ -41,6 +41,7 @@ mod tests {
             body: Bytes::from_static(body),
             t_recv: Micros(1),
             scope: ScopeId::SHARED,
+            merged: 0,
             highest_only: false,
         };
         let mut seen = Vec::new();

@@ -15,12 +15,13 @@ use super::frames::{self, Cause, Item};
 use super::topic::{self, Topic};
 use crate::engine::batch::{EncodedBatch, FrameKey};
 use crate::engine::encode::{self, Encoded};
-use crate::engine::normalise::{self, DecodeError, Unit};
+use crate::engine::metrics::WorkerStats;
+use crate::engine::normalise::{self, DecodeError, Decoded, Unit};
 use crate::engine::queue::{Control, TickSender};
 use crate::model::heartbeat::Heartbeat;
 use crate::model::queue::SourceReceiver;
-use crate::model::{BrokerId, Brokers, Micros, ScopeId, SourceMessage};
-use crate::shards::{ShardIndex, Shards, TickIn, TickOut};
+use crate::model::{BrokerId, Brokers, FeedClock, Micros, Mode, ScopeId, SourceMessage};
+use crate::shards::{Serves, ShardIndex, Shards, TickIn, TickOut};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,6 +43,8 @@ pub struct IngestConfig {
     pub pass_through: bool,
     /// The label of simulated sessions; once real ticks flow their frames no longer say `sim`.
     pub sim_label: Option<BrokerId>,
+    /// Told when each feed ticks.
+    pub clock: Arc<FeedClock>,
 }
 
 /// A worker as ingest sees it.
@@ -50,6 +53,8 @@ pub struct WorkerEnd {
     pub ticks: TickSender,
     /// Orders and gaps; never waits.
     pub control: mpsc::Sender<Control>,
+    /// Told how many ticks were offered and merged.
+    pub stats: Arc<WorkerStats>,
 }
 
 /// The simulated market as ingest sees it.
@@ -83,6 +88,14 @@ struct Worker {
     gaps: VecDeque<Arc<str>>,
     /// There are more of them than `gaps` holds.
     gaps_all: bool,
+    /// It is to be told that ticks were lost.
+    ticks_lost: bool,
+}
+
+impl Worker {
+    fn new(end: WorkerEnd) -> Self {
+        Worker { end, gaps: VecDeque::new(), gaps_all: false, ticks_lost: false }
+    }
 }
 
 impl Ingest {
@@ -102,7 +115,7 @@ impl Ingest {
             shards,
             brokers,
             metrics,
-            workers: workers.into_iter().map(|end| Worker { end, gaps: VecDeque::new(), gaps_all: false }).collect(),
+            workers: workers.into_iter().map(Worker::new).collect(),
             sources: Vec::new(),
             turn: 0,
             sim,
@@ -150,6 +163,8 @@ impl Ingest {
 
     /// Takes one message from each source in turn until a pass is full or all are empty.
     fn take_up(&mut self, messages: &mut Vec<SourceMessage>) {
+        let lost = self.sources.iter().filter(|s| s.take_loss()).count() > 0;
+        self.workers.iter_mut().for_each(|worker| worker.ticks_lost |= lost);
         self.sources.retain(|s| !s.is_closed());
         let mut bytes = 0;
         // A peer that has gone may be back already as a new source: what it said before goes first.
@@ -184,6 +199,7 @@ impl Ingest {
     fn pass(&mut self, messages: &[SourceMessage]) {
         let mut ticks: Vec<(ShardIndex, TickIn<'_>)> = Vec::new();
         let mut items = Vec::new();
+        let reading = self.config.clock.reading(Instant::now());
         for message in messages {
             items.clear();
             let rejected = &mut |cause| self.metrics.reject(cause);
@@ -199,6 +215,7 @@ impl Ingest {
                     Ok(Topic::Tick { broker, instrument, mode }) => {
                         // A prefix that no user's broker has matches nobody, but the value is still kept.
                         let broker = broker.map(|name| self.brokers.find(name).unwrap_or(BrokerId(u16::MAX)));
+                        self.config.clock.ticked(message.scope, broker, reading);
                         let tick = TickIn {
                             position: ticks.len() as u32,
                             scope: message.scope,
@@ -207,7 +224,8 @@ impl Ingest {
                             broker,
                             payload: item.payload,
                             encoding: item.encoding,
-                            serves_lower: frames::has_ltp(item.payload, item.encoding),
+                            serves: Serves::Unread { lower: frames::has_ltp(item.payload, item.encoding) },
+                            merged: message.merged,
                             highest_only: message.highest_only,
                             repeats_ltp: message.highest_only && frames::repeats_ltp(item.payload, item.encoding),
                             t_recv: message.t_recv,
@@ -234,17 +252,40 @@ impl Ingest {
         by_shard.sort_by_key(|&i| ticks[i as usize].0);
         let mut outs = std::mem::take(&mut self.outs);
         let mut slice = Vec::with_capacity(ticks.len());
+        let (mut later, mut read) = (Vec::new(), Vec::new());
         for group in by_shard.chunk_by(|&a, &b| ticks[a as usize].0 == ticks[b as usize].0) {
+            let shard = ticks[group[0] as usize].0;
             slice.clear();
             slice.extend(group.iter().map(|&i| ticks[i as usize].1));
-            let seen = self.shards.ingest(ticks[group[0] as usize].0, &slice, &mut outs);
+            later.clear();
+            let mut seen = self.shards.ingest(shard, &slice, &mut outs, &mut later);
+            if !later.is_empty() {
+                // Somebody wants these streams. What a payload serves decides its `seq`, so it is read before the shard takes it; whoever
+                // comes or goes meanwhile is met by the second visit.
+                slice.clear();
+                for &position in &later {
+                    let tick = ticks[position as usize].1;
+                    if let Some(decoded) = self.read(&tick) {
+                        let serves = Serves::Known(Mode::ALL.map(|m| decoded.serves(m, tick.mode)));
+                        slice.push(TickIn { serves, ..tick });
+                        read.push((position, decoded));
+                    }
+                }
+                seen += self.shards.ingest(shard, &slice, &mut outs, &mut later);
+            }
             self.metrics.ingested(&seen);
+            // A tick for which there was no room, of a stream that somebody wants, had no number yet.
+            self.workers.iter_mut().for_each(|worker| worker.ticks_lost |= seen.lost > 0);
         }
         // Shards were served one after the other; the batch goes out in the order in which its ticks came.
         outs.sort_unstable_by_key(|out| out.position);
+        read.sort_unstable_by_key(|(position, _)| *position);
         let mut batch = EncodedBatch::new(oldest.t_recv, read_at(oldest.t_recv));
+        let mut read = read.iter();
         for out in &outs {
-            self.encode(&mut batch, &ticks[out.position as usize].1, out);
+            let (_, decoded) =
+                read.find(|(position, _)| *position == out.position).expect("only what was read is handed out");
+            self.encode(&mut batch, &ticks[out.position as usize].1, decoded, out);
         }
         outs.clear();
         self.outs = outs;
@@ -252,19 +293,26 @@ impl Ingest {
         self.hand_over(batch);
     }
 
-    fn encode(&mut self, batch: &mut EncodedBatch, tick: &TickIn<'_>, out: &TickOut) {
+    /// Checks the payload; one that cannot be read is counted, and is nothing to anybody.
+    fn read<'a>(&mut self, tick: &TickIn<'a>) -> Option<Decoded<'a>> {
         let broker = tick.broker.map(|id| self.brokers.name(id));
         let unit = Unit { broker, venue: tick.instrument.venue };
-        let decoded = match normalise::decode(tick.payload, tick.encoding, unit) {
-            Ok(decoded) => decoded,
-            Err(DecodeError::UnknownUnit) => return self.metrics.reject(Cause::UnknownUnit),
-            Err(_) => return self.metrics.reject(Cause::Payload),
-        };
-        self.metrics.decoded(decoded.age_basis(), tick.t_recv);
+        match normalise::decode(tick.payload, tick.encoding, unit) {
+            Ok(decoded) => {
+                self.metrics.decoded(decoded.age_basis(), tick.t_recv);
+                return Some(decoded);
+            }
+            Err(DecodeError::UnknownUnit) => self.metrics.reject(Cause::UnknownUnit),
+            Err(_) => self.metrics.reject(Cause::Payload),
+        }
+        None
+    }
+
+    fn encode(&mut self, batch: &mut EncodedBatch, tick: &TickIn<'_>, payload: &Decoded<'_>, out: &TickOut) {
         let frame = encode::Tick {
             instrument: tick.instrument,
             mode: tick.mode,
-            payload: &decoded,
+            payload,
             t_recv: tick.t_recv,
             scale: out.scale,
             pass_through: self.config.pass_through,
@@ -293,6 +341,7 @@ impl Ingest {
             let bit = 1u64 << w;
             if batch.workers & bit != 0 {
                 let merged = worker.end.ticks.push(&batch, bit);
+                worker.end.stats.load.offered(batch.frames.len() as u64, merged);
                 if merged > 0 {
                     self.metrics.merged_worker.increment(merged);
                 }
@@ -304,6 +353,8 @@ impl Ingest {
     fn retry_workers(&mut self) {
         for (w, worker) in self.workers.iter_mut().enumerate() {
             worker.end.ticks.retry(1u64 << w);
+            worker.ticks_lost = worker.ticks_lost
+                && matches!(worker.end.control.try_send(Control::TicksLost), Err(mpsc::error::TrySendError::Full(_)));
             if worker.gaps_all {
                 match worker.end.control.try_send(Control::OrderGapAll) {
                     Err(mpsc::error::TrySendError::Full(_)) => continue,

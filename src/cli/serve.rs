@@ -3,8 +3,12 @@
 use super::{ServeArgs, check, exit};
 use crate::app::{App, Hooks, Running, StartError};
 use crate::config::{self, Settings, settings::KeyStoreSetting};
+use crate::net::sys;
 use std::io::{self, Write};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Open files beside those of sessions and publishers: runtimes, listeners, key store, admin connections.
+const FILES_BESIDE: usize = 256;
 
 /// Runs the server until Ctrl-C or SIGTERM; the exit code.
 ///
@@ -16,10 +20,7 @@ pub fn run(args: &ServeArgs, env: Vec<(String, String)>, out: &mut dyn Write, er
         Err(problems) => return check::report(&problems, err),
     };
     log_to_stderr(&settings.log.level);
-    match crate::net::sys::raise_file_limit() {
-        Ok(limit) => tracing::debug!(soft = limit.soft, hard = limit.hard, "open files"),
-        Err(error) => tracing::warn!(%error, "the limit of open files could not be raised"),
-    }
+    raise_file_limit(&settings);
     let end = match End::catch() {
         Ok(end) => end,
         Err(error) => {
@@ -47,6 +48,26 @@ pub fn run(args: &ServeArgs, env: Vec<(String, String)>, out: &mut dyn Write, er
     Ok(exit::OK)
 }
 
+/// Each session needs an open file: as many as the system lets us have, and a word to the operator when that is too few.
+fn raise_file_limit(settings: &Settings) {
+    let limit = match sys::raise_file_limit() {
+        Ok((before, limit)) if before < limit => {
+            tracing::info!(before, limit, "the limit of open files was raised as far as the system allows");
+            limit
+        }
+        Ok((_, limit)) => limit,
+        Err(error) => return tracing::warn!(%error, "the limit of open files could not be raised"),
+    };
+    let sessions = settings.limits.sessions;
+    let needed = (sessions + settings.limits.bus_peers + FILES_BESIDE) as u64;
+    if limit < needed {
+        tracing::warn!(
+            "limits.sessions = {sessions} needs {needed} open files, and the system allows {limit}: raise the hard limit (systemd: \
+             LimitNOFILE={needed}; Docker: --ulimit nofile={needed}; a shell: ulimit -Hn {needed} as root), or lower limits.sessions"
+        );
+    }
+}
+
 fn exit_code(error: &StartError) -> u8 {
     match error {
         StartError::Bind { .. } => exit::BIND,
@@ -64,8 +85,10 @@ fn banner(settings: &Settings, running: &Running, err: &mut dyn Write) -> io::Re
     writeln!(err, "  clients  ws://{}", at.ws)?;
     writeln!(err, "  admin    http://{}/ (metrics, healthz, readyz)", at.admin)?;
     writeln!(err, "  bus      {}", if at.bus.is_empty() { "none".to_owned() } else { at.bus.join(", ") })?;
+    writeln!(err, "  control  {} (adapter processes)", at.control)?;
     match kind {
         "sim" => writeln!(err, "  adapter  sim: a simulated market, until the first real tick arrives on the bus")?,
+        "external" => writeln!(err, "  adapter  external: adapter processes at the control channel")?,
         kind => writeln!(err, "  adapter  {kind}: ticks come from publishers on the bus")?,
     }
     match &settings.auth.store {

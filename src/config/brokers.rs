@@ -190,7 +190,7 @@ pub(super) fn check(draft: &mut Draft) {
         }
         match broker.kind {
             AdapterKind::Native(index) => native(name, broker, &KINDS[usize::from(index)], &mut note),
-            AdapterKind::Sim | AdapterKind::Bus => {
+            AdapterKind::Sim | AdapterKind::Bus | AdapterKind::External => {
                 for key in BROKER_KEYS.iter().skip(1).filter(|key| (key.print)(broker).is_some()) {
                     let kind = broker.kind.label();
                     note(key.name, format!("brokers.{name}.{} is for native kinds; this one is \"{kind}\"", key.name));

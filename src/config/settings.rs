@@ -128,11 +128,15 @@ impl Secret {
 }
 
 impl AdapterKind {
+    /// Every kind that is no broker of [`KINDS`], in the order in which messages list them.
+    pub const ALL: [AdapterKind; 3] = [AdapterKind::Sim, AdapterKind::Bus, AdapterKind::External];
+
     /// Its name in settings, metrics and `"broker"` of the demo key.
     pub const fn label(self) -> &'static str {
         match self {
             AdapterKind::Sim => "sim",
             AdapterKind::Bus => "bus",
+            AdapterKind::External => "external",
             AdapterKind::Native(index) => KINDS[index as usize].name,
         }
     }
@@ -151,6 +155,8 @@ pub enum AdapterKind {
     Sim,
     /// Publisher only: ticks arrive on the bus, subscribe always succeeds.
     Bus,
+    /// An adapter process at the control channel.
+    External,
     /// A broker that we speak to ourselves, by its place in [`KINDS`]; in `[brokers.NAME]` only.
     Native(u8),
 }

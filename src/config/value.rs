@@ -396,7 +396,8 @@ impl Codec for LogFilter {
     }
     fn parse(raw: &Raw) -> Result<String, String> {
         let right = "write error, warn, info, debug, trace or off, or a list such as \"info,tickcast::bus=debug\"";
-        let text = raw.text().filter(|text| !text.is_empty()).ok_or(right)?;
+        // EnvFilter panics on some text that is not ASCII (`[é]`).
+        let text = raw.text().filter(|text| !text.is_empty() && text.is_ascii()).ok_or(right)?;
         // tracing reads any single word as a target name, so a misspelt level would silence everything.
         let is_level = |word: &str| word.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
         let words_are_right = text.split(',').all(|part| is_level(part.rsplit('=').next().unwrap_or(part).trim()));
@@ -424,8 +425,11 @@ impl Named for Normalise {
 }
 
 impl Named for AdapterKind {
-    const NAMES: &'static [(&'static str, Self)] =
-        &[(AdapterKind::Sim.label(), AdapterKind::Sim), (AdapterKind::Bus.label(), AdapterKind::Bus)];
+    const NAMES: &'static [(&'static str, Self)] = &[
+        (AdapterKind::Sim.label(), AdapterKind::Sim),
+        (AdapterKind::Bus.label(), AdapterKind::Bus),
+        (AdapterKind::External.label(), AdapterKind::External),
+    ];
 }
 
 /// One of a few names.

@@ -12,6 +12,9 @@ use std::time::Instant;
 pub struct FrameKey(u64);
 
 impl FrameKey {
+    /// Before all others.
+    pub const MIN: FrameKey = FrameKey(0);
+
     /// Packs the four parts; they can be told apart again.
     pub const fn new(stream: StreamId, mode: Mode, format: Format, label: BrokerId) -> Self {
         FrameKey(((stream.0 as u64) << 32) | ((label.0 as u64) << 8) | ((mode as u64) << 1) | format as u64)
@@ -57,6 +60,18 @@ pub struct Frame {
     pub end: u32,
 }
 
+/// What a batch is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// Ticks of one ingest pass.
+    #[default]
+    Live,
+    /// Ticks that a worker had held back for their takers' `max_rate`.
+    Held,
+    /// Snapshots for one session.
+    Snapshots,
+}
+
 /// Frames of one ingest pass, encoded once for all workers and sessions.
 #[derive(Debug)]
 pub struct EncodedBatch {
@@ -66,6 +81,8 @@ pub struct EncodedBatch {
     pub frames: Vec<Frame>,
     /// Union of the frames' worker bitmaps.
     pub workers: u64,
+    /// What it is made of.
+    pub kind: Kind,
     /// Our clock when the oldest message of the pass was read.
     pub t_recv: Micros,
     /// The same moment on the monotonic clock, for latency.
@@ -75,7 +92,12 @@ pub struct EncodedBatch {
 impl EncodedBatch {
     /// An empty batch for messages read at (`t_recv`, `read_at`).
     pub fn new(t_recv: Micros, read_at: Instant) -> Self {
-        EncodedBatch { slab: Vec::new(), frames: Vec::new(), workers: 0, t_recv, read_at }
+        EncodedBatch { slab: Vec::new(), frames: Vec::new(), workers: 0, kind: Kind::Live, t_recv, read_at }
+    }
+
+    /// The same batch as one of `kind`.
+    pub fn of_kind(self, kind: Kind) -> Self {
+        EncodedBatch { kind, ..self }
     }
 
     /// Appends one frame that `write` puts at the end of the slab.

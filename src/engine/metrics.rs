@@ -1,5 +1,6 @@
 //! Metrics of delivery. Counters are added to once per flush, never per tick.
 
+use super::load::Load;
 use crate::model::Format;
 use metrics::{Counter, Histogram, counter, describe_counter, describe_histogram, histogram};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -27,6 +28,8 @@ pub struct EngineMetrics {
     pub bytes_sent: [Counter; 2],
     /// `tickcast_ticks_merged_total{where="session"}`
     pub merged_session: Counter,
+    /// `tickcast_ticks_merged_total{where="max_rate"}`
+    pub merged_rate: Counter,
     /// `tickcast_broadcast_latency_seconds`
     pub broadcast_latency: Histogram,
     /// `tickcast_delivery_delay_seconds`
@@ -43,7 +46,7 @@ impl EngineMetrics {
         describe_counter!("tickcast_bytes_sent_total", "Bytes written to clients' sockets, by client format");
         describe_counter!(
             "tickcast_ticks_merged_total",
-            "Ticks replaced by a newer one before delivery, by the queue that was full (source, worker) or the session that was behind"
+            "Ticks replaced by a newer one before delivery, by the queue that was full (source, worker), because the session was behind (session) or over its rate (max_rate)"
         );
         describe_histogram!(
             "tickcast_broadcast_latency_seconds",
@@ -60,6 +63,7 @@ impl EngineMetrics {
             frames_sent: by_format("tickcast_frames_sent_total"),
             bytes_sent: by_format("tickcast_bytes_sent_total"),
             merged_session: counter!("tickcast_ticks_merged_total", "where" => "session"),
+            merged_rate: counter!("tickcast_ticks_merged_total", "where" => "max_rate"),
             broadcast_latency: histogram!("tickcast_broadcast_latency_seconds"),
             delivery_delay: histogram!("tickcast_delivery_delay_seconds"),
             loop_lag: histogram!("tickcast_worker_loop_lag_seconds"),
@@ -80,4 +84,6 @@ pub struct WorkerStats {
     pub subscriptions: AtomicUsize,
     /// Batches delivered.
     pub batches: AtomicU64,
+    /// How it keeps up.
+    pub load: Load,
 }

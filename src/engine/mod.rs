@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod encode;
 pub mod index;
+pub mod load;
 pub mod metrics;
 pub mod normalise;
 pub mod payload;

@@ -7,7 +7,6 @@
 
 use super::batch::{EncodedBatch, FrameKey};
 use crate::limits::WORKER_QUEUE_BATCHES_MAX;
-use crate::model::{Instrument, Mode, SessionId, UserId};
 use hashbrown::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
@@ -169,17 +168,13 @@ impl TickReceiver {
     }
 }
 
-/// One session's subscriptions, as it believes.
-#[derive(Clone, Debug)]
-pub struct SessionHoldings {
-    /// Which session.
-    pub session: SessionId,
-    /// Whose it is.
-    pub user: UserId,
-    /// Fingerprint of the key it authenticated with.
-    pub key_id: u64,
-    /// What it holds or has asked for.
-    pub keys: Vec<(Instrument, Mode)>,
+/// What the sessions of one worker believe to hold. Numbers only: names of all subscriptions would be megabytes.
+#[derive(Clone, Debug, Default)]
+pub struct Holdings {
+    /// Fingerprints of the keys that sessions authenticated with.
+    pub key_ids: Vec<u64>,
+    /// What each session holds or has asked for, as the auditor's fingerprints.
+    pub references: Vec<u64>,
 }
 
 /// Lossless messages to one worker; the queue holds [`crate::limits::WORKER_CONTROL_MAX`].
@@ -199,8 +194,15 @@ pub enum Control {
     },
     /// Order updates of more users were lost than anybody kept count of: every session that asked for orders is closed, 4408.
     OrderGapAll,
+    /// Ticks were lost before they got a number, of nobody knows which instruments: sessions that were promised every tick are closed, 4408.
+    TicksLost,
     /// What each session holds is asked for, for the auditor.
-    Audit(oneshot::Sender<Vec<SessionHoldings>>),
+    Audit {
+        /// Makes the auditor's fingerprints.
+        hash: ahash::RandomState,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Holdings>,
+    },
     /// These keys, by fingerprint, have been revoked: their sessions end, 4403.
     Revoked(Arc<[u64]>),
     /// Stop accepting, say goodbye to every session, end.

@@ -5,29 +5,38 @@
 //! frames go before ticks; after [`Worker::deactivate`] no tick of that key is sent. Deliberately ignorant of commands, users
 //! and authentication. Flushing stands in `flush.rs`. Tests: `tests.rs` beside this file.
 
+#[cfg(test)]
+mod conflation_tests;
 mod flush;
 mod held;
+mod inner;
+mod lanes;
+mod overload;
 #[cfg(test)]
 mod tests;
+mod touched;
 
-use super::batch::{EncodedBatch, FrameKey};
-use super::index::{Index, Places, Taker};
+use super::batch::{EncodedBatch, FrameKey, Kind};
+use super::index::{Index, Taken};
 use super::metrics::{EngineMetrics, WorkerStats};
 use super::queue::TickReceiver;
 use super::transport::Transport;
-use crate::model::{Format, Micros, SessionId, WorkerId};
+use crate::model::{Class, Format, Micros, SessionId, WorkerId};
 use crate::outbox::Outbox;
-use crate::policy::pacing;
+use crate::policy::conflation::Terms;
+use crate::policy::pacing::{self, Arrivals};
 use crate::policy::slow_consumer::{self, Verdict};
 use bytes::Bytes;
 use held::{Batches, NewestTable};
-use std::cell::RefCell;
+use lanes::{Lanes, Take};
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
+use touched::Touched;
 
 /// Batches a worker takes up before it writes.
 const DRAIN_BATCHES_MAX: usize = 256;
@@ -61,6 +70,8 @@ pub enum Eviction {
     Overflow,
     /// The lossless lane made no progress for too long.
     Stalled,
+    /// A tick that may not be merged was lost before it came here.
+    Gap,
     /// All outboxes together are too large, and this one is the largest of its worker.
     Shed,
     /// The socket failed.
@@ -76,6 +87,8 @@ pub struct Activate {
     pub floor: u64,
     /// An encoded snapshot frame, if one is due.
     pub snapshot: Option<Vec<u8>>,
+    /// How the ticks are to be delivered.
+    pub terms: Terms,
 }
 
 /// See the module header.
@@ -85,6 +98,8 @@ pub struct Worker {
     stats: Arc<WorkerStats>,
     /// Outbox bytes of all workers, as each last reported.
     outbox_total: Arc<AtomicUsize>,
+    /// The longest rest between two flushes at the present overload level.
+    max_delay: Cell<Duration>,
     inner: RefCell<Inner>,
     evicted: Notify,
 }
@@ -94,14 +109,16 @@ struct Inner {
     free: Vec<u32>,
     index: Index,
     batches: Batches,
-    /// Slots with ticks to write, first touched first.
-    touched: VecDeque<u32>,
+    /// Slots with ticks to write.
+    touched: Touched,
     newest: NewestTable,
     scratch: Vec<u8>,
     evictions: VecDeque<(SessionId, Eviction)>,
     sent: Sent,
     /// The last `t_send`: it never goes back, whatever the clock does.
     t_send: Micros,
+    /// Slowest rate that overload imposes, by class.
+    imposed: [Option<Duration>; 3],
     /// (session, key) pairs in the index.
     subscriptions: usize,
     /// What this worker's last sweep added to the total of all outboxes.
@@ -116,8 +133,11 @@ struct Slot {
 struct Connection {
     transport: Rc<Transport>,
     format: Format,
+    class: Class,
     outbox: Outbox<FrameKey>,
-    places: Places,
+    taken: Taken,
+    /// Subscriptions with terms of their own; most sessions have none.
+    lanes: Option<Box<Lanes>>,
     /// Stands in `Inner::touched`.
     touched: bool,
     /// A task waits for the socket to become writable.
@@ -133,6 +153,7 @@ struct Sent {
     frames: [u64; 2],
     bytes: [u64; 2],
     merged: u64,
+    merged_by_rate: u64,
 }
 
 impl Worker {
@@ -144,6 +165,7 @@ impl Worker {
         outbox_total: Arc<AtomicUsize>,
     ) -> Rc<Self> {
         Rc::new(Worker {
+            max_delay: Cell::new(config.flush_max_delay),
             config,
             metrics,
             stats,
@@ -153,12 +175,13 @@ impl Worker {
                 free: Vec::new(),
                 index: Index::default(),
                 batches: Batches::default(),
-                touched: VecDeque::new(),
+                touched: Touched::default(),
                 newest: NewestTable::default(),
                 scratch: Vec::new(),
                 evictions: VecDeque::new(),
                 sent: Sent::default(),
                 t_send: Micros(0),
+                imposed: [None; 3],
                 subscriptions: 0,
                 claimed: 0,
             }),
@@ -182,8 +205,10 @@ impl Worker {
         let connection = Box::new(Connection {
             transport,
             format,
+            class: Class::default(),
             outbox: Outbox::default(),
-            places: Places::default(),
+            taken: Taken::default(),
+            lanes: None,
             touched: false,
             resuming: false,
             doomed: false,
@@ -226,21 +251,21 @@ impl Worker {
         if ack.is_some_and(|ack| connection.outbox.push_control(ack, lane) != Verdict::Keep) {
             return self.evict(&mut inner, id.slot, Eviction::Overflow);
         }
-        let mut snapshots = EncodedBatch::new(Micros(0), Instant::now());
+        let mut snapshots = EncodedBatch::new(Micros(0), Instant::now()).of_kind(Kind::Snapshots);
+        let entries = entries.into_iter();
+        connection.taken.reserve(entries.size_hint().0);
         for entry in entries {
-            let Activate { key, floor, snapshot } = activate(entry);
-            inner.enter(id.slot, key, floor);
+            let Activate { key, floor, snapshot, terms } = activate(entry);
+            inner.enter(id.slot, key, floor, terms);
             if let Some(bytes) = snapshot {
                 snapshots.push(key, floor, NO_WORKER, |slab| slab.extend_from_slice(&bytes));
             }
         }
-        inner.queue_snapshots(id.slot, snapshots);
-        self.write(&mut inner, id.slot);
-        // Between flushes nobody else's spans refer to a batch.
-        if inner.touched.is_empty() {
-            let next = inner.batches.next();
-            inner.batches.release(next);
+        if !inner.queue_snapshots(id.slot, snapshots, lane) {
+            self.evict(&mut inner, id.slot, Eviction::Overflow);
         }
+        self.write(&mut inner, id.slot);
+        inner.release_written();
         self.stats.subscriptions.store(inner.subscriptions, Ordering::Relaxed);
     }
 
@@ -268,24 +293,43 @@ impl Worker {
             return;
         }
         self.write(&mut inner, id.slot);
-        let Some(connection) = inner.connection(id) else { return };
-        let keys: Vec<_> = connection.places.keys().copied().collect();
+        let Inner { slots, newest, .. } = &mut *inner;
+        let Some(connection) = slots[id.slot as usize].connection.as_mut() else { return };
+        for key in connection.outbox.clear_ticks() {
+            newest.release(key);
+        }
+        let keys = connection.taken.keys().to_vec();
         for key in keys {
             if inner.leave(id.slot, key) == Some(true) {
                 unwanted(key);
             }
         }
-        let Inner { slots, newest, .. } = &mut *inner;
-        let connection = slots[id.slot as usize].connection.as_mut().expect("checked above");
-        for key in connection.outbox.clear_ticks() {
-            newest.release(key);
-        }
+        let Some(connection) = inner.connection(id) else { return };
         connection.doomed = true;
         if let Some(frame) = close_frame {
             connection.outbox.push_goodbye(frame);
         }
         self.write(&mut inner, id.slot);
         self.stats.subscriptions.store(inner.subscriptions, Ordering::Relaxed);
+    }
+
+    /// How much the session matters when there is not enough for all.
+    pub fn set_class(&self, id: SessionId, class: Class) {
+        if let Some(connection) = self.inner.borrow_mut().connection(id) {
+            connection.class = class;
+        }
+    }
+
+    /// Overload: gives up to `at_most` sessions of `class` up that have been behind for longest. How many there were.
+    pub fn evict_slowest(&self, class: Class, at_most: usize) -> usize {
+        let mut inner = self.inner.borrow_mut();
+        let slots = inner.slots.iter().zip(0..).filter_map(|(held, slot)| Some((held.connection.as_ref()?, slot)));
+        let behind = slots.filter(|(c, _)| c.class == class && !c.doomed);
+        let mut behind: Vec<_> = behind.filter_map(|(c, slot)| Some((c.outbox.behind_since()?, slot))).collect();
+        behind.sort_unstable();
+        behind.truncate(at_most);
+        behind.iter().for_each(|(_, slot)| self.evict(&mut inner, *slot, Eviction::Shed));
+        behind.len()
     }
 
     /// Whether everything queued for the session has been handed to the kernel.
@@ -321,25 +365,30 @@ impl Worker {
 
     /// Delivers until ingest stops: take up what waits, write each touched session once, rest as the pacing law says.
     pub async fn run(self: Rc<Self>, mut ticks: TickReceiver) {
-        while let Some(batch) = ticks.recv().await {
-            self.deliver(batch);
+        let (mut arrivals, mut flushed_at) = (Arrivals::default(), Instant::now());
+        let mut seen = 0;
+        while self.more(&mut ticks).await {
             self.take_up(&mut ticks);
             while !self.inner.borrow().touched.is_empty() {
                 let started = Instant::now();
                 self.flush_pass(&mut ticks).await;
-                let rest = pacing::rest_after(started.elapsed(), self.config.flush_max_delay);
+                let taken_up = self.inner.borrow().batches.next();
+                arrivals.note((taken_up - seen) as usize, started.duration_since(flushed_at));
+                (seen, flushed_at) = (taken_up, started);
+                let rest = pacing::rest_after(started.elapsed(), self.max_delay.get(), arrivals.gap());
                 if !rest.is_zero() {
                     tokio::time::sleep(rest).await;
                 }
                 self.take_up(&mut ticks);
             }
-            self.inner.borrow_mut().release_all();
+            self.release_all();
         }
     }
 
     /// Housekeeping, called a few times a second: stalled lossless lanes, the total of all outboxes, gauges.
     pub fn sweep(self: &Rc<Self>, now: Instant, late_by: Duration) {
         self.metrics.loop_lag.record(late_by.as_secs_f64());
+        self.stats.load.swept(late_by);
         let mut inner = self.inner.borrow_mut();
         self.tell_counters(&mut inner.sent);
         // What sessions given up still hold is on its way out: counting it would cost others their place.
@@ -350,7 +399,7 @@ impl Worker {
             let waiting = connection.outbox.bytes();
             bytes += waiting;
             let since = connection.outbox.behind_since().expect("behind");
-            lagging += usize::from(connection.outbox.marks_len() > 0 && now.duration_since(since) > LAGGING_AFTER);
+            lagging += usize::from(connection.outbox.has_ticks() && now.duration_since(since) > LAGGING_AFTER);
             if connection.doomed {
                 continue;
             }
@@ -358,7 +407,7 @@ impl Worker {
             if connection.outbox.lossless_verdict(self.config.lossless, now) == Verdict::Stalled {
                 stalled.push((slot as u32, Eviction::Stalled));
             } else if waiting > 0 {
-                waiting_at.push((waiting, slot as u32));
+                waiting_at.push((connection.class, waiting, slot as u32));
             }
         }
         self.stats.outbox_bytes.store(bytes, Ordering::Relaxed);
@@ -370,8 +419,9 @@ impl Worker {
         // Only a worker above its share sheds, its largest first; when the total is too large there is such a worker.
         let share = self.config.outbox_bytes_total / self.config.workers.max(1);
         let mut excess = total.saturating_sub(self.config.outbox_bytes_total).min(claimed.saturating_sub(share));
-        waiting_at.sort_unstable_by_key(|(waiting, _)| std::cmp::Reverse(*waiting));
-        for (waiting, slot) in waiting_at {
+        // The lowest class first, and of one class the largest.
+        waiting_at.sort_unstable_by_key(|(class, waiting, _)| std::cmp::Reverse((*class, *waiting)));
+        for (_, waiting, slot) in waiting_at {
             if excess == 0 {
                 break;
             }
@@ -401,13 +451,15 @@ impl Worker {
                 None => break,
             }
         }
+        self.send_due();
     }
 
     /// Puts each frame into the outbox of each of its takers.
     pub fn deliver(&self, batch: Arc<EncodedBatch>) {
         let bit = 1u64 << self.config.id.0;
         let mut inner = self.inner.borrow_mut();
-        let Inner { slots, index, batches, touched, newest, sent, .. } = &mut *inner;
+        let Inner { slots, index, batches, touched, newest, sent, imposed, .. } = &mut *inner;
+        let (mut evict, slowed) = (Vec::new(), imposed.iter().any(Option::is_some));
         let number = batches.push(Arc::clone(&batch));
         for frame in batch.frames.iter().filter(|f| f.workers & bit != 0) {
             if !newest.kept.is_empty() {
@@ -418,11 +470,23 @@ impl Worker {
                     continue;
                 }
                 let Some(connection) = slots[taker.slot as usize].connection.as_mut() else { continue };
+                if taker.special || slowed {
+                    let imposed = imposed[connection.class as usize];
+                    let rules = (imposed, self.config.lossless);
+                    match connection.take(taker.slot, frame, batch.bytes(frame), rules, newest, sent) {
+                        Take::Plain => {}
+                        Take::Done => continue,
+                        Take::Evict(why) => {
+                            evict.push((taker.slot, why));
+                            continue;
+                        }
+                    }
+                }
                 if !connection.outbox.is_behind() {
                     connection.outbox.push_frame(number, frame.start, frame.end);
                     if !connection.touched {
                         connection.touched = true;
-                        touched.push_back(taker.slot);
+                        touched.push(connection.class, taker.slot);
                     }
                 } else if connection.outbox.mark(frame.key) {
                     newest.hold(frame.key, frame.seq, batch.bytes(frame));
@@ -431,60 +495,10 @@ impl Worker {
                 }
             }
         }
+        for (slot, why) in evict {
+            self.evict(&mut inner, slot, why);
+        }
         self.stats.batches.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Inner {
-    fn connection(&mut self, id: SessionId) -> Option<&mut Connection> {
-        let slot = self.slots.get_mut(id.slot as usize)?;
-        if slot.generation == id.generation { slot.connection.as_deref_mut() } else { None }
-    }
-
-    fn enter(&mut self, slot: u32, key: FrameKey, floor: u64) {
-        let connection = self.slots[slot as usize].connection.as_mut().expect("an open session subscribes");
-        if !connection.places.contains_key(&key) {
-            self.index.enter(key, Taker { slot, floor }, &mut connection.places);
-            self.subscriptions += 1;
-        }
-    }
-
-    fn leave(&mut self, slot: u32, key: FrameKey) -> Option<bool> {
-        let connection = self.slots[slot as usize].connection.as_mut()?;
-        if connection.outbox.unmark(key) {
-            self.newest.release(key);
-        }
-        let mut moved = None;
-        let gone = self.index.leave(key, &mut connection.places, |other, place| moved = Some((other, place)));
-        if let Some((other, place)) = moved {
-            let other = self.slots[other as usize].connection.as_mut().expect("a taker is open");
-            other.places.insert(key, place);
-        }
-        self.subscriptions -= usize::from(gone.is_some());
-        gone
-    }
-
-    /// Snapshots travel like ticks: merged with newer ones if the socket is full, so they count against no lane.
-    fn queue_snapshots(&mut self, slot: u32, snapshots: EncodedBatch) {
-        if snapshots.frames.is_empty() {
-            return;
-        }
-        let snapshots = Arc::new(snapshots);
-        let number = self.batches.push(Arc::clone(&snapshots));
-        let connection = self.slots[slot as usize].connection.as_mut().expect("an open session subscribes");
-        for frame in &snapshots.frames {
-            if !connection.outbox.is_behind() {
-                connection.outbox.push_frame(number, frame.start, frame.end);
-            } else {
-                connection.outbox.mark_snapshot(frame.key, snapshots.bytes(frame));
-            }
-        }
-    }
-
-    fn release_all(&mut self) {
-        if self.touched.is_empty() {
-            let next = self.batches.next();
-            self.batches.release(next);
-        }
+        self.stats.load.holds(inner.batches.held.len());
     }
 }

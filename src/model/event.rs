@@ -24,6 +24,8 @@ pub struct SourceMessage {
     pub t_recv: Micros,
     /// Whose feed it is; fixed for a source.
     pub scope: ScopeId,
+    /// Older ticks of its topic that it has replaced while the queue to ingest was full.
+    pub merged: u32,
     /// The source sends each tick once, in its highest mode: lower modes are always made from it. A publisher may send a
     /// tick in several modes instead; then copies are made only of modes it does not send.
     pub highest_only: bool,

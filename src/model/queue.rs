@@ -74,6 +74,8 @@ struct Shared {
     /// The sender waits in `room`; the receiver then rings once the queue is half empty, not for every message.
     wants_room: AtomicBool,
     room: Notify,
+    /// Market data of the source was lost since ingest looked last.
+    lost: AtomicBool,
 }
 
 impl Shared {
@@ -142,6 +144,7 @@ pub fn source_queue(
         bytes: AtomicUsize::new(0),
         wants_room: AtomicBool::new(false),
         room: Notify::new(),
+        lost: AtomicBool::new(false),
     });
     (SourceSender { messages: tx, shared: shared.clone(), wake }, SourceReceiver { messages: rx, shared })
 }
@@ -185,6 +188,12 @@ impl SourceSender {
         }
     }
 
+    /// Market data that was read has been lost on its way to the queue.
+    pub fn note_loss(&self) {
+        self.shared.lost.store(true, Ordering::SeqCst);
+        self.wake.notify_one();
+    }
+
     /// Whether ingest's end is gone.
     pub fn is_closed(&self) -> bool {
         self.messages.is_closed()
@@ -220,6 +229,11 @@ impl SourceReceiver {
         self.messages.try_recv().ok().map(|(message, _charge)| message)
     }
 
+    /// Whether the source has lost market data since this was asked last.
+    pub fn take_loss(&self) -> bool {
+        self.shared.lost.load(Ordering::SeqCst) && self.shared.lost.swap(false, Ordering::SeqCst)
+    }
+
     /// Whether the source is gone and everything it sent has been taken.
     pub fn is_closed(&self) -> bool {
         self.messages.is_closed() && self.messages.is_empty()
@@ -250,6 +264,7 @@ mod tests {
             body: Bytes::from(vec![b'x'; bytes]),
             t_recv: Micros(1),
             scope: ScopeId::SHARED,
+            merged: 0,
             highest_only: false,
         }
     }

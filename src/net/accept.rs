@@ -10,7 +10,8 @@
 use super::http::{self, Refusal};
 use super::metrics::{Metrics, Refused};
 use super::sys;
-use crate::model::Format;
+use crate::model::{Format, SharedLevel};
+use crate::policy::overload::takes_sessions;
 use bytes::Bytes;
 use fastwebsockets::upgrade::{UpgradeFut, upgrade};
 use http_body_util::Full;
@@ -55,6 +56,8 @@ pub struct Config {
     pub handshake: Duration,
     /// Whether MessagePack is served; otherwise its subprotocol is passed over and the session speaks JSON.
     pub msgpack: bool,
+    /// While it forbids new sessions, they are refused.
+    pub overload: Arc<SharedLevel>,
 }
 
 /// A socket that speaks WebSocket from here on: the 101 has been written.
@@ -238,6 +241,9 @@ impl<S: Fn(Accepted)> Door<S> {
             if self.draining.get() {
                 return Err(Refusal::Draining);
             }
+            if !takes_sessions(self.config.overload.get()) {
+                return Err(Refusal::Overloaded);
+            }
             Ok((offer, self.permits.take(peer.ip())?))
         });
         let (offer, permit) = match admitted {
@@ -274,6 +280,7 @@ impl From<Refusal> for Refused {
             Refusal::Full(_) => Refused::Full,
             Refusal::AddressFull(_) => Refused::AddressFull,
             Refusal::Draining => Refused::Draining,
+            Refusal::Overloaded => Refused::Overloaded,
             Refusal::Method
             | Refusal::HttpVersion
             | Refusal::NoUpgrade

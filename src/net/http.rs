@@ -46,6 +46,8 @@ pub enum Refusal {
     AddressFull(usize),
     /// The server is about to stop.
     Draining,
+    /// The server is overloaded and takes no new sessions for now.
+    Overloaded,
 }
 
 /// Decides whether `request` may be upgraded. With `msgpack` false its subprotocol is passed over like an unknown one.
@@ -119,7 +121,7 @@ impl Refusal {
                 headers.insert(CONNECTION, HeaderValue::from_static("upgrade, close"));
                 headers.insert("sec-websocket-version", HeaderValue::from_static("13"));
             }
-            Refusal::Full(_) | Refusal::AddressFull(_) | Refusal::Draining => {
+            Refusal::Full(_) | Refusal::AddressFull(_) | Refusal::Draining | Refusal::Overloaded => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
             }
             Refusal::Key | Refusal::Body => {}
@@ -132,7 +134,9 @@ impl Refusal {
             Refusal::Method => StatusCode::METHOD_NOT_ALLOWED,
             Refusal::HttpVersion | Refusal::NoUpgrade | Refusal::WebSocketVersion => StatusCode::UPGRADE_REQUIRED,
             Refusal::Key | Refusal::Body => StatusCode::BAD_REQUEST,
-            Refusal::Full(_) | Refusal::AddressFull(_) | Refusal::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Full(_) | Refusal::AddressFull(_) | Refusal::Draining | Refusal::Overloaded => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 
@@ -161,6 +165,9 @@ impl Refusal {
             }
             Refusal::Draining => {
                 return format!("this server is stopping. Try again in {RETRY_AFTER_SECONDS} s.\n");
+            }
+            Refusal::Overloaded => {
+                return format!("this server is overloaded. Try again in {RETRY_AFTER_SECONDS} s or later.\n");
             }
         };
         format!("this is a WebSocket endpoint: {what}.\n")
@@ -231,6 +238,7 @@ mod tests {
             (Refusal::Full(7), "all 7 sessions are open (setting limits.sessions)"),
             (Refusal::AddressFull(2), "limits.sessions_per_ip"),
             (Refusal::Draining, "stopping"),
+            (Refusal::Overloaded, "overloaded"),
         ] {
             let response = refusal.response();
             assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);

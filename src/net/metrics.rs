@@ -13,6 +13,8 @@ pub enum Refused {
     AddressFull,
     /// The server drains.
     Draining,
+    /// The server is overloaded.
+    Overloaded,
     /// A proper HTTP request that is no WebSocket upgrade we can serve.
     NotWebSocket,
     /// Not HTTP, or a head beyond the limits, or the peer went away in the middle of it.
@@ -23,10 +25,11 @@ pub enum Refused {
 
 impl Refused {
     /// All causes.
-    pub const ALL: [Refused; 6] = [
+    pub const ALL: [Refused; 7] = [
         Refused::Full,
         Refused::AddressFull,
         Refused::Draining,
+        Refused::Overloaded,
         Refused::NotWebSocket,
         Refused::Malformed,
         Refused::TooSlow,
@@ -38,6 +41,7 @@ impl Refused {
             Refused::Full => "full",
             Refused::AddressFull => "address_full",
             Refused::Draining => "draining",
+            Refused::Overloaded => "overloaded",
             Refused::NotWebSocket => "not_websocket",
             Refused::Malformed => "malformed",
             Refused::TooSlow => "too_slow",

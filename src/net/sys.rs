@@ -60,39 +60,30 @@ pub fn tune_client(socket: &impl AsFd) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }
 
-/// Open files this process may have: the limit in force and the one it may be raised to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FileLimit {
-    /// In force.
-    pub soft: u64,
-    /// The most an unprivileged process may ask for.
-    pub hard: u64,
-}
-
-/// Raises the soft limit of open files to the hard one and returns what is in force then. Ten thousand sessions need
-/// ten thousand descriptors, and the usual soft limit is 1024.
+/// Raises the soft limit of open files to the hard one; what was in force before, and what is now. Ten thousand sessions need ten
+/// thousand descriptors, and the usual soft limit is 1024.
 ///
 /// # Errors
 /// What the kernel answered; the limit is then what it was.
-pub fn raise_file_limit() -> io::Result<FileLimit> {
+pub fn raise_file_limit() -> io::Result<(u64, u64)> {
     let before = file_limit()?;
-    if before.soft < before.hard {
-        let wanted = libc::rlimit { rlim_cur: before.hard, rlim_max: before.hard };
+    if before.rlim_cur < before.rlim_max {
+        let wanted = libc::rlimit { rlim_cur: before.rlim_max, rlim_max: before.rlim_max };
         // SAFETY: `wanted` is a valid rlimit that outlives the call, which only reads it.
         if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &wanted) } != 0 {
             return Err(io::Error::last_os_error());
         }
     }
-    file_limit()
+    Ok((before.rlim_cur, file_limit()?.rlim_cur))
 }
 
-fn file_limit() -> io::Result<FileLimit> {
+fn file_limit() -> io::Result<libc::rlimit> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid rlimit that outlives the call, which only writes it.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(FileLimit { soft: limit.rlim_cur, hard: limit.rlim_max })
+    Ok(limit)
 }
 
 #[cfg(test)]
@@ -131,8 +122,8 @@ mod tests {
 
     #[test]
     fn raising_the_file_limit_brings_it_to_the_hard_one() {
-        let limit = raise_file_limit().expect("raised");
-        assert_eq!(limit.soft, limit.hard);
-        assert_eq!(raise_file_limit().expect("again"), limit);
+        let (_, limit) = raise_file_limit().expect("raised");
+        assert_eq!(limit, file_limit().expect("known").rlim_max);
+        assert_eq!(raise_file_limit().expect("again"), (limit, limit));
     }
 }

@@ -2,12 +2,17 @@
 //!
 //! In: ready-made control frames, spans of encoded batches, and, while the session is behind, marks. Out: bytes in order, to the
 //! worker that owns the socket. Lanes, first to last: the rest of a frame already begun; control (replies, pongs, orders, close:
-//! never merged or dropped); ticks. A session is *behind* from the moment the kernel refused bytes until nothing is left; only
+//! never merged or dropped); ticks that may not be merged; all other ticks. A session is *behind* from the moment the kernel refused bytes until nothing is left; only
 //! then ticks become marks, one per frame key, so its memory is bounded by its subscriptions (a snapshot keeps its bytes meanwhile).
 //! Knows nothing of sockets, formats or market rules. `K` is the worker's frame key. Tests: below and in `engine`.
 
+mod every;
+
+pub use every::Entry;
+
 use crate::policy::slow_consumer::{self, Verdict};
 use bytes::Bytes;
+use every::Waiting;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -51,6 +56,8 @@ struct Behind<K> {
     order: VecDeque<K>,
     /// Bytes of the marks that are [`Mark::Own`].
     own_bytes: usize,
+    /// Ticks that may not be merged.
+    every: Waiting<K>,
 }
 
 /// That something of one key is unsent.
@@ -71,7 +78,7 @@ impl<K> Default for Outbox<K> {
 impl<K: Copy + Eq + Hash> Outbox<K> {
     /// Adds one whole frame to the lossless lane, unless it is full.
     pub fn push_control(&mut self, frame: Bytes, config: slow_consumer::Config) -> Verdict {
-        let verdict = slow_consumer::on_push(config, self.control_bytes, frame.len());
+        let verdict = slow_consumer::on_push(config, self.lossless_bytes(), frame.len());
         if verdict == Verdict::Keep {
             self.push_goodbye(frame);
         }
@@ -80,14 +87,45 @@ impl<K: Copy + Eq + Hash> Outbox<K> {
 
     /// Adds a frame whatever the lane holds: the Close frame of a session that overflowed.
     pub fn push_goodbye(&mut self, frame: Bytes) {
-        if self.control.is_empty()
-            && let Some(behind) = &mut self.behind
-        {
-            // An empty lane has not been waiting, however long ticks have.
-            behind.progress = Instant::now();
-        }
+        self.lossless_begins();
         self.control_bytes += frame.len();
         self.control.push_back(frame);
+    }
+
+    /// Adds one tick that may not be merged, unless the lossless lane is full. Only for a session that is behind.
+    pub fn push_every(&mut self, key: K, tick: &[u8], snapshot: bool, config: slow_consumer::Config) -> Verdict {
+        let verdict = slow_consumer::on_push(config, self.lossless_bytes(), Waiting::<K>::cost(tick.len()));
+        if verdict == Verdict::Keep {
+            self.lossless_begins();
+            self.behind.as_mut().expect("ticks are copied only while behind").every.push(key, tick, snapshot);
+        }
+        verdict
+    }
+
+    /// Ticks that may not be merged, first to last.
+    pub fn every(&self) -> impl Iterator<Item = (Entry<K>, &[u8])> {
+        self.behind.iter().flat_map(|behind| behind.every.iter())
+    }
+
+    /// Removes the first of them, which is in the kernel or has become [`partial`](Self::partial).
+    pub fn pop_every(&mut self) {
+        if let Some(behind) = &mut self.behind {
+            behind.every.pop();
+        }
+    }
+
+    /// Replies, orders and ticks that may not be merged, bytes.
+    fn lossless_bytes(&self) -> usize {
+        self.control_bytes + self.behind.as_ref().map_or(0, |b| b.every.bytes())
+    }
+
+    /// Something enters the lossless lane: an empty one has not been waiting, however long ticks have.
+    fn lossless_begins(&mut self) {
+        if self.lossless_bytes() == 0
+            && let Some(behind) = &mut self.behind
+        {
+            behind.progress = Instant::now();
+        }
     }
 
     /// Adds one frame of a batch to the ticks of the coming flush; neighbours in the slab become one span.
@@ -130,12 +168,21 @@ impl<K: Copy + Eq + Hash> Outbox<K> {
         }
     }
 
-    /// Forgets the mark of `key`; true when it was for a tick.
+    /// Whether something of `key` is marked as unsent.
+    pub fn is_marked(&self, key: K) -> bool {
+        self.behind.as_ref().is_some_and(|b| b.marks.contains_key(&key))
+    }
+
+    /// Forgets what is unsent of `key`; true when it was marked for a tick.
     pub fn unmark(&mut self, key: K) -> bool {
+        if let Some(behind) = &mut self.behind {
+            behind.every.remove(key);
+        }
         self.take_mark(key) == Some(Mark::Tick)
     }
 
-    fn take_mark(&mut self, key: K) -> Option<Mark> {
+    /// Forgets the mark of `key`, and returns what it was.
+    pub fn take_mark(&mut self, key: K) -> Option<Mark> {
         let behind = self.behind.as_mut()?;
         let mark = behind.marks.remove(&key)?;
         if let Mark::Own(snapshot) = &mark {
@@ -173,13 +220,14 @@ impl<K: Copy + Eq + Hash> Outbox<K> {
                 marks: HashMap::default(),
                 order: VecDeque::new(),
                 own_bytes: 0,
+                every: Waiting::default(),
             }));
         }
     }
 
     /// Nothing is left over: returns since when it had been behind.
     pub fn catch_up(&mut self) -> Option<Instant> {
-        debug_assert!(self.partial.is_empty() && self.control.is_empty(), "behind while anything is left over");
+        debug_assert!(self.partial.is_empty() && self.lossless_bytes() == 0, "behind while anything is left over");
         self.partial = Vec::new();
         self.behind.take().map(|b| b.since)
     }
@@ -198,7 +246,7 @@ impl<K: Copy + Eq + Hash> Outbox<K> {
     pub fn lossless_verdict(&self, config: slow_consumer::Config, now: Instant) -> Verdict {
         self.behind
             .as_ref()
-            .map_or(Verdict::Keep, |b| slow_consumer::on_tick(config, self.control_bytes, b.progress, now))
+            .map_or(Verdict::Keep, |b| slow_consumer::on_tick(config, self.lossless_bytes(), b.progress, now))
     }
 
     /// The kernel took bytes.
@@ -265,12 +313,17 @@ impl<K: Copy + Eq + Hash> Outbox<K> {
 
     /// Bytes that wait here: left-over, lossless lane, and snapshots. Other marks hold none.
     pub fn bytes(&self) -> usize {
-        self.partial.len() + self.control_bytes + self.behind.as_ref().map_or(0, |b| b.own_bytes)
+        self.partial.len() + self.lossless_bytes() + self.behind.as_ref().map_or(0, |b| b.own_bytes)
     }
 
     /// Keys with an unsent tick.
     pub fn marks_len(&self) -> usize {
         self.behind.as_ref().map_or(0, |b| b.marks.len())
+    }
+
+    /// Whether ticks wait.
+    pub fn has_ticks(&self) -> bool {
+        self.marks_len() > 0 || self.every().next().is_some()
     }
 
     /// Drops every tick that has not begun; returns the keys that were marked for a tick.
@@ -280,6 +333,7 @@ impl<K: Copy + Eq + Hash> Outbox<K> {
             Some(behind) => {
                 behind.order.clear();
                 behind.own_bytes = 0;
+                behind.every = Waiting::default();
                 behind.marks.drain().filter(|(_, mark)| *mark == Mark::Tick).map(|(key, _)| key).collect()
             }
             None => Vec::new(),

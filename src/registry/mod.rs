@@ -9,6 +9,7 @@
 
 mod answers;
 pub mod audit;
+mod feeds;
 pub mod metrics;
 mod owner;
 mod sources;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 pub use self::answers::{AttachError, Decision, Member, UnsubscribeDecision, Want};
+pub use self::feeds::Feed;
 pub use self::sources::Source;
 pub use crate::shards::key::{Fault, FaultCode, Outcome, RefCounts, Reply};
 
@@ -83,6 +85,10 @@ impl Registry {
         metrics: RegistryMetrics,
     ) -> Arc<Self> {
         let slow = config.lock_slow;
+        let mut links = Links::default();
+        for ScopedSource { scope, broker, user } in &config.sources {
+            links.set_own(&broker.to_ascii_lowercase(), user, Some(*scope));
+        }
         Arc::new(Registry {
             config,
             shards,
@@ -90,7 +96,7 @@ impl Registry {
             supervisors,
             metrics,
             users: TimedLock::new(LockName::User, None, slow, Users::default()),
-            links: TimedLock::new(LockName::Adapter, None, slow, Links::default()),
+            links: TimedLock::new(LockName::Adapter, None, slow, links),
             versions: AtomicU64::new(0),
             changed: watch::Sender::new(()),
         })
@@ -111,7 +117,7 @@ impl Registry {
     ) -> Result<Member, AttachError> {
         let (id, name, new) = self.users.with(|users| users.attach(session, user));
         let mut undo = Undo { registry: new.then_some(self), session, user: id };
-        let Some((broker, source)) = broker.and_then(|b| self.source_for(user, b)) else {
+        let Some((broker, source)) = broker.and_then(|b| self.source_for(b)) else {
             let nothing = Source { version: 0, broker: BrokerId(u16::MAX), scope: ScopeId::SHARED };
             // What the user's other sessions hold goes on until its credentials are declared invalid.
             let Source { version, broker, scope } = self.source(id).unwrap_or(nothing);
@@ -120,13 +126,14 @@ impl Registry {
             let (text, cause) = ("No broker is configured for this user", "no usable broker row");
             return Err(AttachError { fault: broker_fault(FaultCode::Broker, id, "none", text, cause), member });
         };
-        let Attached { handle, ticket, mut version, changed } = self.link(id, &name, &broker, source);
+        let Attached { handle, ticket, mut version, changed, scope } = self.link(id, &name, &broker, source);
         if changed {
             version = self.move_keys(id);
         }
-        let member = Member { user: id, broker: source.broker, scope: source.scope, name, version };
+        let member = Member { user: id, broker: source.broker, scope, name, version };
         let mut status = handle.status();
-        let decided = status.wait_for(|s| s.ticket >= ticket && matches!(s.state, State::Ready | State::Failed(_)));
+        let decided =
+            status.wait_for(|s| s.ticket >= ticket && matches!(s.state, State::Ready | State::Down | State::Failed(_)));
         let state = match tokio::time::timeout(self.config.attach_window, decided).await {
             Ok(Ok(status)) => status.state.clone(),
             // Late, or the control runtime is going down: subscribes will queue, or be refused.
@@ -197,9 +204,9 @@ impl Registry {
     /// Credentials of `user` have changed: the adapter is rebuilt in the background and everything replayed. `broker` is
     /// what the key store names now; `None` (revoked) leaves clients without an adapter until they attach again.
     pub fn invalidate(&self, user: &str, broker: Option<&str>) {
-        let Some(id) = self.users.with(|users| users.find(user)) else { return };
-        let broker = broker.and_then(|b| self.source_for(user, b));
-        if let Some((handle, changed)) = self.links.with(|links| links.rebuild(id, broker)) {
+        let Some((id, name)) = self.users.with(|users| users.named(user)) else { return };
+        let broker = broker.and_then(|b| self.source_for(b));
+        if let Some((handle, changed)) = self.links.with(|links| links.rebuild(id, &name, broker)) {
             if changed {
                 self.move_keys(id);
             }
@@ -229,7 +236,7 @@ impl Registry {
         match state {
             Some(State::Ready | State::Lingering | State::Kept) => "connected",
             Some(State::Connecting | State::Closing) => "connecting",
-            Some(State::Absent | State::Failed(_)) | None => "disconnected",
+            Some(State::Absent | State::Down | State::Failed(_)) | None => "disconnected",
         }
     }
 
@@ -281,12 +288,12 @@ impl Registry {
 
     /// The user's supervisor, made if there is none, told of one more attach.
     fn link(self: &Arc<Self>, user: UserId, name: &Arc<str>, broker: &Arc<str>, source: Source) -> Attached {
-        if let Some(attached) = self.links.with(|links| links.attach(user, broker, source)) {
+        if let Some(attached) = self.links.with(|links| links.attach(user, name, broker, source)) {
             attached.handle.nudge();
             return attached;
         }
         let (handle, unstarted) = self.supervisors.prepare();
-        let (attached, ours) = self.links.with(|links| links.attach_or_insert(user, broker, source, handle));
+        let (attached, ours) = self.links.with(|links| links.attach_or_insert(user, name, broker, source, handle));
         if ours {
             self.supervisors.start(user, name.clone(), self.clone(), attached.handle.clone(), unstarted);
         } else {

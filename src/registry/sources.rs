@@ -40,13 +40,22 @@ impl Registry {
         self.shards.with(self.shards.shard_of(instrument), |shard| shard.keys.pin_of(member.user, instrument, mode))
     }
 
-    /// What the key store's broker means for the user; `None` when there are too many brokers.
-    pub(super) fn source_for(&self, user: &str, broker: &str) -> Option<(Arc<str>, Source)> {
+    /// From now on the user's ticks at this broker come from `scope`, or with `None` from everybody's. Sessions follow.
+    pub fn set_source(&self, broker: &str, user: &str, scope: Option<ScopeId>) {
+        self.links.with(|links| links.set_own(&broker.to_ascii_lowercase(), user, scope));
+        // Who attaches from here on finds it; who did before is known.
+        let Some((id, name)) = self.users.with(|users| users.named(user)) else { return };
+        if self.links.with(|links| links.rescope(id, &name)) {
+            self.move_keys(id);
+        }
+    }
+
+    /// What the key store's broker means, but for the scope, which the table of links knows; `None` when there are too many
+    /// brokers.
+    pub(super) fn source_for(&self, broker: &str) -> Option<(Arc<str>, Source)> {
         let id = self.brokers.intern(broker)?;
-        let broker = broker.to_ascii_lowercase();
-        let own = self.config.sources.iter().find(|s| s.user == user && s.broker.eq_ignore_ascii_case(&broker));
-        let scope = own.map_or(ScopeId::SHARED, |s| s.scope);
-        Some((broker.into(), Source { version: self.next_version(), broker: id, scope }))
+        let scope = ScopeId::SHARED;
+        Some((broker.to_ascii_lowercase().into(), Source { version: self.next_version(), broker: id, scope }))
     }
 
     /// The user's source has changed: moves every key, then lets sessions follow. The version they will see.

@@ -5,7 +5,7 @@
 
 use super::sources::Source;
 use crate::adapter::supervisor::Handle;
-use crate::model::{SessionId, UserId};
+use crate::model::{ScopeId, SessionId, UserId};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -55,8 +55,18 @@ impl Users {
         }
     }
 
+    /// The name of a user who is known.
+    pub(super) fn name(&self, id: UserId) -> Option<Arc<str>> {
+        self.by_id.get(&id).map(|user| user.name.clone())
+    }
+
     pub(super) fn find(&self, name: &str) -> Option<UserId> {
         self.ids.get(name).copied()
+    }
+
+    /// Id and name of a user who is known.
+    pub(super) fn named(&self, name: &str) -> Option<(UserId, Arc<str>)> {
+        self.ids.get_key_value(name).map(|(name, id)| (*id, name.clone()))
     }
 
     /// Sessions of a user; `None` when it is not known.
@@ -88,9 +98,13 @@ impl Link {
     }
 }
 
-/// Supervisors by user.
+/// Supervisors by user, and who has ticks of its own.
 #[derive(Default)]
-pub(super) struct Links(HashMap<UserId, Link>);
+pub(super) struct Links {
+    by_user: HashMap<UserId, Link>,
+    /// (broker, user) -> scope of its own source; whoever is not here receives everybody's.
+    own: HashMap<(Arc<str>, Arc<str>), ScopeId>,
+}
 
 /// What is desired of one supervisor, and its handle.
 pub(super) struct Link {
@@ -112,62 +126,104 @@ pub(super) struct Attached {
     pub(super) version: u64,
     /// The source is another one now: keys must move.
     pub(super) changed: bool,
+    /// Whose ticks the user receives.
+    pub(super) scope: ScopeId,
 }
 
 impl Links {
+    /// Gives the user of a broker (lower case) ticks of its own, or takes them away.
+    pub(super) fn set_own(&mut self, broker: &str, user: &str, scope: Option<ScopeId>) {
+        let owner = (broker.into(), user.into());
+        match scope {
+            Some(scope) => _ = self.own.insert(owner, scope),
+            None => _ = self.own.remove(&owner),
+        }
+    }
+
+    /// `source` with the scope of this owner.
+    fn scoped(&self, broker: &Arc<str>, name: &Arc<str>, source: Source) -> Source {
+        let scope = self.own.get(&(broker.clone(), name.clone())).copied().unwrap_or(ScopeId::SHARED);
+        Source { scope, ..source }
+    }
+
+    /// Brings a user to the scope that is its own now. Whether keys must move, which ends in [`Links::announce`].
+    pub(super) fn rescope(&mut self, user: UserId, name: &Arc<str>) -> bool {
+        let Some(link) = self.by_user.get(&user) else { return false };
+        let Some(broker) = link.broker.clone() else { return false };
+        let source = self.scoped(&broker, name, link.source);
+        self.by_user.get_mut(&user).is_some_and(|link| link.turn(source))
+    }
+
     /// One more attach to a supervisor that is there.
-    pub(super) fn attach(&mut self, user: UserId, broker: &Arc<str>, source: Source) -> Option<Attached> {
-        let link = self.0.get_mut(&user)?;
+    pub(super) fn attach(
+        &mut self,
+        user: UserId,
+        name: &Arc<str>,
+        broker: &Arc<str>,
+        source: Source,
+    ) -> Option<Attached> {
+        let source = self.scoped(broker, name, source);
+        let link = self.by_user.get_mut(&user)?;
         link.ticket += 1;
         if link.broker.as_ref() != Some(broker) {
             link.broker = Some(broker.clone());
         }
         let changed = link.turn(source);
-        Some(Attached { handle: link.handle.clone(), ticket: link.ticket, version: link.source.version, changed })
+        let (handle, ticket, version) = (link.handle.clone(), link.ticket, link.source.version);
+        Some(Attached { handle, ticket, version, changed, scope: source.scope })
     }
 
     /// As `attach`, with `handle` if there is none. Whether it was taken.
     pub(super) fn attach_or_insert(
         &mut self,
         user: UserId,
+        name: &Arc<str>,
         broker: &Arc<str>,
         source: Source,
         handle: Arc<Handle>,
     ) -> (Attached, bool) {
-        if let Some(attached) = self.attach(user, broker, source) {
+        if let Some(attached) = self.attach(user, name, broker, source) {
             return (attached, false);
         }
+        let source = self.scoped(broker, name, source);
         handle.set_scope(source.scope);
         let link =
             Link { handle: handle.clone(), broker: Some(broker.clone()), ticket: 1, rebuild: 0, source, moving: 0 };
-        self.0.insert(user, link);
-        (Attached { handle, ticket: 1, version: source.version, changed: false }, true)
+        self.by_user.insert(user, link);
+        let Source { version, scope, .. } = source;
+        (Attached { handle, ticket: 1, version, changed: false, scope }, true)
     }
 
     /// The user's source.
     pub(super) fn source(&self, user: UserId) -> Option<Source> {
-        self.0.get(&user).map(|l| l.source)
+        self.by_user.get(&user).map(|l| l.source)
     }
 
     /// The user's keys have moved: sessions may follow.
     pub(super) fn announce(&mut self, user: UserId, version: u64) {
-        if let Some(link) = self.0.get_mut(&user) {
+        if let Some(link) = self.by_user.get_mut(&user) {
             link.source.version = version;
             link.moving = link.moving.saturating_sub(1);
         }
     }
 
     pub(super) fn handle(&self, user: UserId) -> Option<Arc<Handle>> {
-        self.0.get(&user).map(|l| l.handle.clone())
+        self.by_user.get(&user).map(|l| l.handle.clone())
     }
 
     pub(super) fn get(&self, user: UserId) -> Option<&Link> {
-        self.0.get(&user)
+        self.by_user.get(&user)
     }
 
     /// One more demand to rebuild; without a broker, what is held stays as it is. Whether the source has changed.
-    pub(super) fn rebuild(&mut self, user: UserId, broker: Option<(Arc<str>, Source)>) -> Option<(Arc<Handle>, bool)> {
-        let link = self.0.get_mut(&user)?;
+    pub(super) fn rebuild(
+        &mut self,
+        user: UserId,
+        name: &Arc<str>,
+        broker: Option<(Arc<str>, Source)>,
+    ) -> Option<(Arc<Handle>, bool)> {
+        let broker = broker.map(|(broker, source)| (broker.clone(), self.scoped(&broker, name, source)));
+        let link = self.by_user.get_mut(&user)?;
         link.rebuild += 1;
         let (broker, source) = broker.unzip();
         link.broker = broker;
@@ -177,10 +233,10 @@ impl Links {
 
     /// Forgets a supervisor unless somebody has attached since `ticket`.
     pub(super) fn retire(&mut self, user: UserId, ticket: u64) -> bool {
-        match self.0.get(&user) {
+        match self.by_user.get(&user) {
             Some(link) if link.ticket != ticket => false,
             _ => {
-                self.0.remove(&user);
+                self.by_user.remove(&user);
                 true
             }
         }
@@ -188,7 +244,7 @@ impl Links {
 
     pub(super) fn all(&self) -> Vec<(UserId, Arc<str>, Arc<Handle>)> {
         let none: Arc<str> = "none".into();
-        let each = self.0.iter();
+        let each = self.by_user.iter();
         each.map(|(u, l)| (*u, l.broker.clone().unwrap_or_else(|| none.clone()), l.handle.clone())).collect()
     }
 }

@@ -11,7 +11,6 @@ use super::Sessions;
 use super::state::{Phase, Session};
 use crate::adapter::supervisor::correlation_id;
 use crate::auth::{AuthFailure, Identity};
-use crate::limits::COMMANDS_WAITING_MAX;
 use crate::model::Micros;
 use crate::registry::{FaultCode, Member};
 use crate::wire::close::CloseReason;
@@ -19,7 +18,12 @@ use crate::wire::command::{Command, CommandError};
 use crate::wire::error::ErrorCode;
 use crate::wire::reply;
 use serde_json::value::RawValue;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// A message in its turn: a command, or the error frame that it earned.
@@ -44,9 +48,8 @@ pub(super) async fn carry_out(sessions: Rc<Sessions>, session: Rc<Session>) {
                 }
                 None => {
                     state.busy = false;
-                    if state.waiting.capacity() > COMMANDS_WAITING_MAX / 16 {
-                        state.waiting.shrink_to_fit();
-                    }
+                    // Idle sessions hold no buffer.
+                    state.waiting = VecDeque::new();
                     return;
                 }
             }
@@ -55,13 +58,11 @@ pub(super) async fn carry_out(sessions: Rc<Sessions>, session: Rc<Session>) {
         // Kept for the answer if the command fails: OpenAlgo's internal client waits for its id.
         let id = next.as_ref().ok().and_then(request_id).map(ToOwned::to_owned);
         let started = Instant::now();
-        // A task of its own, so that a fault ends one command and not the session.
-        let done = tokio::task::spawn_local(carry_out_one(Rc::clone(&sessions), Rc::clone(&session), next)).await;
-        let outcome = match done {
-            Ok(outcome) => outcome,
-            Err(fault) => {
+        let outcome = match catching(carry_out_one(&sessions, &session, next)).await {
+            Some(outcome) => outcome,
+            None => {
                 let reference = correlation_id();
-                tracing::error!(%fault, action, correlation = %reference, "a command failed; its session goes on");
+                tracing::error!(action, correlation = %reference, "a command failed; its session goes on");
                 subscribe::roll_back(&sessions, &session);
                 let message =
                     format!("The request could not be processed; nothing else is affected, please report {reference}");
@@ -72,6 +73,18 @@ pub(super) async fn carry_out(sessions: Rc<Sessions>, session: Rc<Session>) {
     }
 }
 
+/// Runs `future`; `None` when it panics, so that a fault ends one command and not the session. A task of its own would do the same, but
+/// flushes would go between it and its answer.
+async fn catching<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(Poll::Ready(output)) => Poll::Ready(Some(output)),
+        Ok(Poll::Pending) => Poll::Pending,
+        Err(_) => Poll::Ready(None),
+    })
+    .await
+}
+
 /// How a command ended, for its metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -80,7 +93,7 @@ pub(super) enum Outcome {
     Error,
 }
 
-async fn carry_out_one(sessions: Rc<Sessions>, session: Rc<Session>, queued: Queued) -> Outcome {
+async fn carry_out_one(sessions: &Rc<Sessions>, session: &Rc<Session>, queued: Queued) -> Outcome {
     let command = match queued {
         Ok(command) => command,
         Err(error) => {
@@ -89,26 +102,26 @@ async fn carry_out_one(sessions: Rc<Sessions>, session: Rc<Session>, queued: Que
                 true => (ErrorCode::NotAuthenticated, NOT_AUTHENTICATED),
                 false => (error.code, error.message.as_str()),
             };
-            return refuse(&sessions, &session, code, message, error.request_id.as_deref());
+            return refuse(sessions, session, code, message, error.request_id.as_deref());
         }
     };
     if let Some(before) = &sessions.config.before_command {
         before(&command);
     }
     if command.needs_auth() && session.state.borrow().user().is_none() {
-        return refuse(&sessions, &session, ErrorCode::NotAuthenticated, NOT_AUTHENTICATED, request_id(&command));
+        return refuse(sessions, session, ErrorCode::NotAuthenticated, NOT_AUTHENTICATED, request_id(&command));
     }
     match command {
-        Command::Authenticate { key } => authenticate(&sessions, &session, key).await,
-        Command::Subscribe(request) => subscribe::subscribe(&sessions, &session, request).await,
-        Command::Unsubscribe(request) => unsubscribe::some(&sessions, &session, request).await,
-        Command::UnsubscribeAll { request_id } => unsubscribe::all(&sessions, &session, request_id.as_deref()).await,
-        Command::SubscribeOrders { request_id } => orders(&sessions, &session, true, request_id.as_deref()),
-        Command::UnsubscribeOrders { request_id } => orders(&sessions, &session, false, request_id.as_deref()),
-        Command::BrokerInfo => broker_info(&sessions, &session),
+        Command::Authenticate { key } => authenticate(sessions, session, key).await,
+        Command::Subscribe(request) => subscribe::subscribe(sessions, session, request).await,
+        Command::Unsubscribe(request) => unsubscribe::some(sessions, session, request).await,
+        Command::UnsubscribeAll { request_id } => unsubscribe::all(sessions, session, request_id.as_deref()).await,
+        Command::SubscribeOrders { request_id } => orders(sessions, session, true, request_id.as_deref()),
+        Command::UnsubscribeOrders { request_id } => orders(sessions, session, false, request_id.as_deref()),
+        Command::BrokerInfo => broker_info(sessions, session),
         // Answered by the reader already.
-        Command::SupportedBrokers => supported_brokers(&sessions, &session),
-        Command::Ping { timestamp, ping_id } => pong(&sessions, &session, timestamp.as_deref(), ping_id.as_deref()),
+        Command::SupportedBrokers => supported_brokers(sessions, session),
+        Command::Ping { timestamp, ping_id } => pong(sessions, session, timestamp.as_deref(), ping_id.as_deref()),
     }
 }
 
@@ -266,6 +279,9 @@ fn go_live(sessions: &Sessions, session: &Session, identity: &Identity) -> bool 
     if other {
         let message = "This connection belongs to another user already; open a new connection for this key";
         refuse(sessions, session, ErrorCode::AuthenticationError, message, None);
+    }
+    if !other {
+        sessions.worker.set_class(session.id, identity.class);
     }
     if fresh {
         sessions.metrics.unauthenticated.decrement(1.0);

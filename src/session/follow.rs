@@ -6,12 +6,13 @@
 //! short lock per live session and change of any user; two per key that moves. Tests: `tests/broker_change.rs`.
 
 use super::Sessions;
+use super::held::Subscription;
 use super::state::{Phase, Session};
 use crate::engine::FrameKey;
 use crate::engine::worker::Activate;
-use crate::model::{Format, Instrument, Mode};
+use crate::model::Format;
+use crate::policy::conflation::Terms;
 use crate::registry::Member;
-use crate::shards::ShardIndex;
 use crate::shards::key::Pin;
 use crate::wire::command::Depth;
 use crate::wire::reply::{self, AckEntry, AckOutcome, Subscribed};
@@ -21,12 +22,10 @@ use std::rc::Rc;
 
 /// A subscription on its way from one frame key to another.
 struct Move {
-    instrument: Instrument,
-    mode: Mode,
-    from: FrameKey,
+    held: Subscription,
     to: FrameKey,
-    shard: ShardIndex,
     pin: Pin,
+    terms: Terms,
 }
 
 impl Sessions {
@@ -46,40 +45,43 @@ impl Sessions {
         (member.version, member.broker, member.scope) = (source.version, source.broker, source.scope);
         let member = member.clone();
         let mut moves = Vec::new();
-        for (instrument, mode, held) in state.held.in_order() {
-            let Some(pin) = self.registry.pin_of(&member, instrument.as_ref(), mode) else { continue };
+        for held in state.held.in_order() {
+            let (instrument, mode) = held.name();
+            let Some(pin) = self.registry.pin_of(&member, instrument, mode) else { continue };
             let to = FrameKey::new(pin.stream, mode, session.format, member.broker);
             if to != held.key {
-                state.held.move_to(instrument.as_ref(), mode, (to, pin.scale));
-                moves.push(Move { instrument, mode, from: held.key, to, shard: held.shard, pin });
+                state.held.move_to(instrument, mode, (to, pin.scale));
+                let terms = self.worker.terms(session.id, held.key);
+                moves.push(Move { held, to, pin, terms });
             }
         }
         drop(state);
         if moves.is_empty() {
             return;
         }
-        let from: Vec<_> = moves.iter().map(|m| m.from).collect();
-        let shards: HashMap<_, _> = moves.iter().map(|m| (m.from.stream(), m.shard)).collect();
+        let from: Vec<_> = moves.iter().map(|m| m.held.key).collect();
+        let shards: HashMap<_, _> = moves.iter().map(|m| (m.held.key.stream(), self.shard_of(&m.held))).collect();
         self.worker.deactivate(session.id, &from, |key| self.unwanted(shards[&key.stream()], key));
         let notice = self.new_ids(session, &member, &moves);
         self.worker.activate(session.id, notice, &moves, |m| {
-            let activation = self.shards.activate(m.shard, m.to.stream(), self.interest(m.to));
-            Activate { key: m.to, floor: activation.map_or(0, |a| a.floor), snapshot: None }
+            let activation = self.shards.activate(self.shard_of(&m.held), m.to.stream(), self.interest(m.to));
+            Activate { key: m.to, floor: activation.map_or(0, |a| a.floor), snapshot: None, terms: m.terms }
         });
     }
 
     /// MessagePack ticks name their instrument by id only: a subscribe acknowledgement that nobody asked for says the new ones.
     fn new_ids(&self, session: &Session, member: &Member, moves: &[Move]) -> Option<Bytes> {
-        let renamed = || moves.iter().filter(|m| m.from.stream() != m.to.stream());
+        let renamed = || moves.iter().filter(|m| m.held.key.stream() != m.to.stream());
         if session.format != Format::MsgPack || renamed().next().is_none() {
             return None;
         }
         let depths: Vec<_> = renamed().map(|m| Depth::Levels(m.pin.depth)).collect();
         let entry = |(m, depth)| {
-            let Move { instrument, mode, pin, .. }: &Move = m;
-            let subscribed = Subscribed { mode: *mode, depth, id: pin.stream, scale: pin.scale };
+            let Move { held, pin, .. }: &Move = m;
+            let (name, mode) = held.name();
+            let subscribed = Subscribed { mode, depth, id: pin.stream, scale: pin.scale };
             let outcome = AckOutcome::Success(subscribed);
-            AckEntry { symbol: instrument.symbol(), exchange: instrument.venue(), outcome }
+            AckEntry { symbol: name.symbol, exchange: name.venue, outcome }
         };
         let entries: Vec<_> = renamed().zip(&depths).map(entry).collect();
         let mut json = Vec::with_capacity(256 + entries.len() * 128);

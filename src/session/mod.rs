@@ -7,9 +7,11 @@
 //! front door or of brokers. Tests: `transcript`, `errors`, `checklist`, `limits`, `snapshots` and `hostile_clients` in `tests/`.
 
 mod commands;
+pub mod feeds;
 mod follow;
 mod held;
 mod metrics;
+mod overload;
 mod reader;
 mod state;
 
@@ -17,19 +19,21 @@ pub use metrics::{COMMAND_SECONDS_BUCKETS, SessionMetrics};
 
 use crate::adapter::sim::SimSwitch;
 use crate::auth::AuthService;
-use crate::engine::queue::{Control, SessionHoldings};
+use crate::engine::queue::{Control, Holdings};
 use crate::engine::worker::Eviction;
 use crate::engine::{FrameKey, Transport, Worker};
 use crate::model::heartbeat::Heartbeat;
-use crate::model::{BrokerId, Brokers, Format, InstrumentRef, Mode, SessionId};
+use crate::model::{BrokerId, Brokers, Format, InstrumentRef, Level, Mode, SessionId, SharedLevel};
 use crate::policy::admission;
 use crate::registry::Registry;
-use crate::shards::{Interest, Shards};
+use crate::registry::audit::fingerprint;
+use crate::shards::{Interest, ShardIndex, Shards};
 use crate::wire::close::CloseReason;
 use crate::wire::command::Command;
 use crate::wire::{frame, reply};
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
+use held::{Names, Subscription};
 use state::{Phase, Ping, Session, State};
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -37,12 +41,15 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// How often deadlines are looked at.
 const SWEEP: Duration = Duration::from_millis(100);
 /// Bytes read at once; one buffer serves all sessions of a worker, so an idle session holds none.
 const READ_BYTES: usize = 64 << 10;
+
+/// Sessions whose holdings are told before others get their turn.
+const HOLDINGS_AT_ONCE: usize = 64;
 
 /// See [`SessionConfig::before_command`].
 pub type BeforeCommand = Arc<dyn Fn(&Command) + Send + Sync>;
@@ -80,6 +87,10 @@ pub struct SessionConfig {
     pub sim: Option<(BrokerId, SimSwitch)>,
     /// Told to clients: ids and sequence numbers compare only within one.
     pub epoch: u64,
+    /// How users' feeds are.
+    pub feeds: Arc<feeds::Feeds>,
+    /// How much the server sheds.
+    pub overload: Arc<SharedLevel>,
     /// Called before each command is carried out; tests inject faults here.
     pub before_command: Option<BeforeCommand>,
 }
@@ -112,8 +123,13 @@ pub struct Sessions {
     open: RefCell<HashMap<SessionId, Rc<Session>>>,
     /// Sessions that asked for order updates, by user.
     orders: RefCell<HashMap<Arc<str>, HashSet<SessionId>>>,
+    names: RefCell<Names>,
     scratch: RefCell<Vec<u8>>,
     draining: Cell<bool>,
+    /// The overload level that worker and sessions know of.
+    level: Cell<Level>,
+    /// When the slowest may be closed again.
+    next_shed: Cell<Instant>,
 }
 
 impl Sessions {
@@ -137,8 +153,11 @@ impl Sessions {
             metrics,
             open: RefCell::default(),
             orders: RefCell::default(),
+            names: RefCell::default(),
             scratch: RefCell::new(vec![0; READ_BYTES]),
             draining: Cell::new(false),
+            level: Cell::default(),
+            next_shed: Cell::new(Instant::now()),
         })
     }
 
@@ -153,6 +172,7 @@ impl Sessions {
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut due = tokio::time::Instant::now();
         let mut sources = self.registry.source_changes();
+        let mut feeds = self.config.feeds.changes();
         loop {
             tokio::select! {
                 Some(new) = arrivals.recv() => self.open(new),
@@ -163,18 +183,22 @@ impl Sessions {
                         let users: Vec<_> = self.orders.borrow().keys().cloned().collect();
                         users.iter().for_each(|user| self.order_gap(user));
                     }
-                    // The auditor may have given up.
-                    Some(Control::Audit(reply)) => drop(reply.send(self.holdings())),
+                    Some(Control::TicksLost) => self.worker.ticks_lost(),
+                    Some(Control::Audit { hash, reply }) => {
+                        tokio::task::spawn_local(Rc::clone(&self).holdings(hash, reply));
+                    }
                     Some(Control::Revoked(keys)) => self.revoked(&keys),
                     Some(Control::Drain) | None => self.drain(),
                 },
                 Ok(()) = sources.changed() => self.follow_all(),
+                Ok(()) = feeds.changed() => self.tell_feeds(),
                 (id, why) = self.worker.next_eviction() => self.evicted(id, why),
                 now = timer.tick() => {
                     heartbeat.beat(Instant::now());
                     self.worker.sweep(Instant::now(), now.saturating_duration_since(due));
                     due = tokio::time::Instant::now() + SWEEP;
                     self.sweep(Instant::now());
+                    self.follow_overload(Instant::now());
                 }
             }
             if self.draining.get() && self.open.borrow().is_empty() && arrivals.is_empty() {
@@ -209,6 +233,7 @@ impl Sessions {
                 commands: Default::default(),
                 auth_failures: 0,
                 orders: false,
+                feed_told: None,
                 ping: Ping { next: now + self.config.ping_interval, due: None },
             }),
             _permit: new.permit,
@@ -239,15 +264,14 @@ impl Sessions {
         }
         let deadline = Instant::now() + crate::limits::CLOSE_WAIT;
         let phase = std::mem::replace(&mut state.phase, Phase::Closing { deadline });
-        let held = state.held.in_order();
-        state.held.clear();
+        let held = state.held.take();
         let pending = std::mem::take(&mut state.pending);
         let orders = std::mem::take(&mut state.orders);
         state.waiting.clear();
         drop(state);
         self.metrics.closed(reason);
         tracing::debug!(session = ?session.id, reason = reason.label(), subscriptions = held.len(), "session ended");
-        let shards: HashMap<_, _> = held.iter().map(|(_, _, s)| (s.key.stream(), s.shard)).collect();
+        let shards: HashMap<_, _> = held.iter().map(|s| (s.key.stream(), self.shard_of(s))).collect();
         self.worker.goodbye(session.id, close_frame, |key| {
             self.unwanted(shards[&key.stream()], key);
         });
@@ -260,7 +284,7 @@ impl Sessions {
                 if let Some(member) = member {
                     let keys: Vec<(InstrumentRef<'_>, Mode)> = held
                         .iter()
-                        .map(|(i, m, _)| (i.as_ref(), *m))
+                        .map(Subscription::name)
                         .chain(pending.iter().map(|(i, m)| (i.as_ref(), *m)))
                         .collect();
                     self.registry.leave_all(&member, session.id, keys);
@@ -298,13 +322,18 @@ impl Sessions {
             match why {
                 Eviction::Overflow => CloseReason::OutboxFull,
                 Eviction::Stalled => CloseReason::Stalled,
+                Eviction::Gap => CloseReason::LosslessGap,
                 Eviction::Shed => CloseReason::Shed,
                 Eviction::Gone => CloseReason::PeerGone,
             },
         );
     }
 
-    fn unwanted(&self, shard: crate::shards::ShardIndex, key: FrameKey) {
+    fn shard_of(&self, held: &Subscription) -> ShardIndex {
+        self.shards.shard_of(held.name().0)
+    }
+
+    fn unwanted(&self, shard: ShardIndex, key: FrameKey) {
         self.shards.deactivate(shard, key.stream(), self.interest(key));
     }
 
@@ -403,16 +432,22 @@ impl Sessions {
         }
     }
 
-    /// What each session of this worker holds, and has asked for.
-    fn holdings(&self) -> Vec<SessionHoldings> {
-        let open = self.open.borrow();
-        let holdings = open.values().filter_map(|session| {
-            let state = session.state.borrow();
-            let Phase::Live { identity, member: Some(member) } = &state.phase else { return None };
-            let held = state.held.in_order().into_iter().map(|(i, m, _)| (i, m));
-            let keys = held.chain(state.pending.iter().cloned()).collect();
-            Some(SessionHoldings { session: session.id, user: member.user, key_id: identity.key_id, keys })
-        });
-        holdings.collect()
+    /// Tells what each session of this worker holds, and has asked for; a few at a time, since ticks go on meanwhile.
+    async fn holdings(self: Rc<Self>, hash: ahash::RandomState, reply: oneshot::Sender<Holdings>) {
+        let all: Vec<_> = self.open.borrow().keys().copied().collect();
+        let mut holdings = Holdings::default();
+        for some in all.chunks(HOLDINGS_AT_ONCE) {
+            for session in some.iter().filter_map(|id| self.open.borrow().get(id).cloned()) {
+                let state = session.state.borrow();
+                let Phase::Live { identity, member: Some(member) } = &state.phase else { continue };
+                holdings.key_ids.push(identity.key_id);
+                let pending = state.pending.iter().map(|(i, m)| (i.as_ref(), *m));
+                let names = state.held.iter().map(Subscription::name).chain(pending);
+                holdings.references.extend(names.map(|name| fingerprint(&hash, member.user, name, session.id)));
+            }
+            tokio::task::yield_now().await;
+        }
+        // The auditor may have given up.
+        let _ = reply.send(holdings);
     }
 }

@@ -5,7 +5,7 @@
 use super::held::Held;
 use crate::auth::Identity;
 use crate::engine::Transport;
-use crate::model::{Format, Instrument, Mode, SessionId};
+use crate::model::{Class, FeedState, Format, Instrument, Mode, SessionId};
 use crate::policy::admission::TokenBucket;
 use crate::registry::Member;
 use crate::wire::command::{Command, CommandError};
@@ -41,6 +41,8 @@ pub(super) struct State {
     pub(super) commands: TokenBucket,
     pub(super) auth_failures: u32,
     pub(super) orders: bool,
+    /// The last state of its feed that it was told.
+    pub(super) feed_told: Option<FeedState>,
     pub(super) ping: Ping,
 }
 
@@ -66,6 +68,14 @@ impl State {
     pub(super) fn user(&self) -> Option<&Arc<str>> {
         match &self.phase {
             Phase::Live { identity, .. } => Some(&identity.user),
+            _ => None,
+        }
+    }
+
+    /// How much the session matters under overload, once a key has been verified.
+    pub(super) fn class(&self) -> Option<Class> {
+        match &self.phase {
+            Phase::Live { identity, .. } => Some(identity.class),
             _ => None,
         }
     }

@@ -1,41 +1,23 @@
 //! Metrics of the shards and of every timed lock: handles made once, published once a second or at a scrape.
 //!
 //! The hot path only bumps plain numbers ([`LockStats`], [`super::Usage`]); [`Metrics::publish`] hands the differences
-//! over. Histograms stay exact: the exporter knows only single samples, so each bucket's new samples are recorded at
-//! their mean, which lies in the same bucket and keeps the sum (`record_many`: 26 ns and, until the next drain, 16 bytes
-//! a sample, on the admin thread). Tests: below.
+//! over. The locks' histograms are counted in [`LockStats`] already, so they are written as text by [`LockHistograms`]: the exporter
+//! knows only single samples and keeps 16 bytes or more of each until it is drained, megabytes a second on a busy server. Tests: below.
 
 use super::lock::{BUCKETS, Buckets, EDGES_NS, LockName, LockStats};
 use super::shard::Shards;
-use metrics::{Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram};
-use metrics::{gauge, histogram};
+use metrics::{Counter, Gauge, Unit, counter, describe_counter, describe_gauge, gauge};
+use std::fmt::Write as _;
 use std::sync::Arc;
-
-/// Histogram edges of waits, seconds: 250 ns to 1 s.
-pub const LOCK_WAIT_BUCKETS: (&str, &[f64]) = ("tickcast_lock_wait_seconds", &EDGES);
-/// Histogram edges of holds, seconds: 250 ns to 1 s.
-pub const LOCK_HOLD_BUCKETS: (&str, &[f64]) = ("tickcast_lock_hold_seconds", &EDGES);
-
-const EDGES: [f64; BUCKETS - 1] = {
-    let mut edges = [0.0; BUCKETS - 1];
-    let mut i = 0;
-    while i < edges.len() {
-        edges[i] = EDGES_NS[i] as f64 / 1e9;
-        i += 1;
-    }
-    edges
-};
 
 /// Handles, and what has been published so far.
 pub struct Metrics {
     names: [NameMetrics; 3],
     shards: Vec<ShardMetrics>,
-    locks: Vec<Published>,
+    locks: Vec<Arc<LockStats>>,
 }
 
 struct NameMetrics {
-    wait: Histogram,
-    hold: Histogram,
     acquisitions: Counter,
     contended: Counter,
 }
@@ -49,20 +31,11 @@ struct ShardMetrics {
     subscriptions: Gauge,
 }
 
-/// One lock, and how much of each bucket the exporter has seen.
-struct Published {
-    stats: Arc<LockStats>,
-    wait: [(u64, u64); BUCKETS],
-    hold: [(u64, u64); BUCKETS],
-}
-
 impl Metrics {
     /// Makes all handles for `shards` shards. Locks are added with [`Self::watch`].
     pub fn register(shards: &Shards) -> Self {
         describe();
         let names = LockName::ALL.map(|name| NameMetrics {
-            wait: histogram!(LOCK_WAIT_BUCKETS.0, "lock" => name.label()),
-            hold: histogram!(LOCK_HOLD_BUCKETS.0, "lock" => name.label()),
             acquisitions: counter!("tickcast_lock_acquisitions_total", "lock" => name.label()),
             contended: counter!("tickcast_lock_contended_total", "lock" => name.label()),
         });
@@ -86,21 +59,21 @@ impl Metrics {
 
     /// Publishes this lock too (the shards' locks are watched already).
     pub fn watch(&mut self, stats: Arc<LockStats>) {
-        self.locks.push(Published { stats, wait: [(0, 0); BUCKETS], hold: [(0, 0); BUCKETS] });
+        self.locks.push(stats);
+    }
+
+    /// Waits and holds of all locks watched by now.
+    pub fn histograms(&self) -> LockHistograms {
+        LockHistograms(self.locks.clone().into())
     }
 
     /// Hands over what has happened since the last call. Takes each shard's lock once, one after the other, to read its
     /// counts. About 64 short visits a second; `shards` must be the ones registered.
     pub fn publish(&mut self, shards: &Shards) {
-        for lock in &mut self.locks {
-            let name = &self.names[lock.stats.name as usize];
-            publish_buckets(&name.wait, lock.stats.wait(), &mut lock.wait);
-            publish_buckets(&name.hold, lock.stats.hold(), &mut lock.hold);
-        }
         for (which, name) in LockName::ALL.into_iter().zip(&self.names) {
-            let of_name = || self.locks.iter().filter(move |l| l.stats.name == which);
-            name.acquisitions.absolute(of_name().map(|l| l.stats.acquisitions()).sum());
-            name.contended.absolute(of_name().map(|l| l.stats.contended()).sum());
+            let of_name = || self.locks.iter().filter(move |l| l.name == which);
+            name.acquisitions.absolute(of_name().map(|l| l.acquisitions()).sum());
+            name.contended.absolute(of_name().map(|l| l.contended()).sum());
         }
         for (shard, metrics) in shards.indexes().zip(&self.shards) {
             let stats = shards.lock_stats(shard);
@@ -114,27 +87,43 @@ impl Metrics {
     }
 }
 
-/// Records the samples that are new since `seen`, each bucket's at their mean.
-fn publish_buckets(histogram: &Histogram, buckets: &Buckets, seen: &mut [(u64, u64); BUCKETS]) {
-    for (i, (count_seen, sum_seen)) in seen.iter_mut().enumerate() {
-        let (count, sum) = buckets.read(i);
-        let fresh = count - *count_seen;
-        if fresh == 0 {
-            continue;
+/// Waits and holds of the timed locks, as the exporter would write them. Cheap to clone.
+#[derive(Clone)]
+pub struct LockHistograms(Arc<[Arc<LockStats>]>);
+
+impl LockHistograms {
+    /// Appends them to a page of metrics. Read while locks are taken: one sample may be missing here and there.
+    pub fn render(&self, out: &mut String) {
+        self.write(out, "tickcast_lock_wait_seconds", "Time waited for a lock; 0 when nobody held it", LockStats::wait)
+            .and_then(|()| self.write(out, "tickcast_lock_hold_seconds", "Time a lock was held", LockStats::hold))
+            .expect("a string takes every write");
+    }
+
+    fn write(&self, out: &mut String, name: &str, help: &str, of: fn(&LockStats) -> &Buckets) -> std::fmt::Result {
+        write!(out, "# HELP {name} {help}\n# TYPE {name} histogram\n")?;
+        for which in LockName::ALL {
+            let lock = which.label();
+            let (mut count, mut sum_ns) = (0, 0);
+            for i in 0..BUCKETS {
+                for (n, ns) in self.0.iter().filter(|l| l.name == which).map(|l| of(l).read(i)) {
+                    (count, sum_ns) = (count + n, sum_ns + ns);
+                }
+                match EDGES_NS.get(i) {
+                    Some(edge) => {
+                        writeln!(out, "{name}_bucket{{lock=\"{lock}\",le=\"{}\"}} {count}", *edge as f64 / 1e9)?;
+                    }
+                    None => writeln!(out, "{name}_bucket{{lock=\"{lock}\",le=\"+Inf\"}} {count}")?,
+                }
+            }
+            writeln!(out, "{name}_sum{{lock=\"{lock}\"}} {}", sum_ns as f64 / 1e9)?;
+            writeln!(out, "{name}_count{{lock=\"{lock}\"}} {count}")?;
         }
-        // A writer may be between the two numbers: keep the mean inside its bucket and carry the rest to the next call.
-        let lowest = if i == 0 { 0 } else { EDGES_NS[i - 1] + 1 };
-        let highest = EDGES_NS.get(i).copied().unwrap_or(u64::MAX);
-        let mean = (sum.saturating_sub(*sum_seen) / fresh).clamp(lowest, highest);
-        histogram.record_many(mean as f64 / 1e9, fresh as usize);
-        *count_seen = count;
-        *sum_seen += mean * fresh;
+        out.push('\n');
+        Ok(())
     }
 }
 
 fn describe() {
-    describe_histogram!(LOCK_WAIT_BUCKETS.0, Unit::Seconds, "Time waited for a lock; 0 when nobody held it");
-    describe_histogram!(LOCK_HOLD_BUCKETS.0, Unit::Seconds, "Time a lock was held");
     describe_counter!("tickcast_lock_acquisitions_total", "Times a lock was taken");
     describe_counter!("tickcast_lock_contended_total", "Times a lock was held by somebody else when it was wanted");
     describe_counter!("tickcast_shard_lock_acquisitions_total", "Times one shard's lock was taken");
@@ -153,7 +142,7 @@ mod tests {
     use super::*;
     use crate::model::{InstrumentRef, ScopeId};
     use crate::shards::{Config, ShardIndex, TimedLock};
-    use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+    use metrics_exporter_prometheus::PrometheusBuilder;
     use std::time::Duration;
 
     /// The value of the series that begins with `series`.
@@ -164,20 +153,22 @@ mod tests {
 
     #[test]
     fn what_is_scraped_is_what_happened_and_nothing_is_published_twice() {
-        let mut builder = PrometheusBuilder::new();
-        for (name, edges) in [LOCK_WAIT_BUCKETS, LOCK_HOLD_BUCKETS] {
-            builder = builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), edges).unwrap();
-        }
-        let recorder = builder.build_recorder();
+        let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
         let shards = Shards::new(&Config { shards: 2, ..Config::default() });
         let users = TimedLock::new(LockName::User, None, Duration::MAX, ());
         let mut metrics = metrics::with_local_recorder(&recorder, || Metrics::register(&shards));
         metrics.watch(users.stats().clone());
+        let histograms = metrics.histograms();
+        let text = || {
+            let mut text = handle.render();
+            histograms.render(&mut text);
+            text
+        };
         for round in 1..=3 {
             users.with(|()| std::hint::black_box((0..20_000).sum::<u64>()));
             metrics.publish(&shards);
-            let text = handle.render();
+            let text = text();
             let hold = users.stats().hold();
             assert_eq!(value(&text, "tickcast_lock_hold_seconds_count{lock=\"user\"}"), f64::from(round));
             let sum_ns: u64 = (0..BUCKETS).map(|i| hold.read(i).1).sum();
@@ -200,7 +191,7 @@ mod tests {
         pin("SBIN");
         pin("TCS");
         metrics.publish(&shards);
-        let text = handle.render();
+        let text = text();
         assert_eq!(value(&text, "tickcast_shard_subscriptions{shard=\"0\"}"), 0.0);
         assert_eq!(value(&text, "tickcast_shard_subscriptions{shard=\"1\"}"), 2.0);
         // Publishing itself visits each shard once: three times so far when the fourth was counted, and two pins.

@@ -19,5 +19,5 @@ pub use hash::{ShardHash, ShardIndex};
 pub use lock::{LockName, LockStats, TimedLock};
 pub use shard::{Config, Shard, Shards};
 pub use stream::{
-    Activation, Full, Ingested, Interest, LastValue, Pinned, Streams, TickIn, TickOut, Usage, Want, Wants,
+    Activation, Full, Ingested, Interest, LastValue, Pinned, Serves, Streams, TickIn, TickOut, Usage, Want, Wants,
 };

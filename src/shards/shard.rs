@@ -103,13 +103,20 @@ impl Shards {
     }
 
     /// Takes all of one batch's ticks for `shard`, in order, under one lock. Appends to `out` the ticks that somebody
-    /// wants, in order; the rest is kept as last value only.
+    /// wants, in order; the rest is kept as last value only. The positions of unread ticks that somebody may want are appended to `later`:
+    /// nothing has become of them yet, and none later of their stream has overtaken them.
     #[track_caller]
-    pub fn ingest(&self, shard: ShardIndex, ticks: &[TickIn<'_>], out: &mut Vec<TickOut>) -> Ingested {
+    pub fn ingest(
+        &self,
+        shard: ShardIndex,
+        ticks: &[TickIn<'_>],
+        out: &mut Vec<TickOut>,
+        later: &mut Vec<u32>,
+    ) -> Ingested {
         self.with(shard, |s| {
             let mut counts = Ingested::default();
             for tick in ticks {
-                s.streams.tick(tick, out, &mut counts);
+                s.streams.tick(tick, out, later, &mut counts);
             }
             s.streams.note_ticks(counts);
             counts

@@ -7,85 +7,34 @@
 //! Tests: `stream/tests.rs` (against a naive model), `tests/model.rs` (schedules).
 
 use super::hash::seeded;
-use super::shard::Config;
 use crate::limits::{TICK_PAYLOAD_BYTES_MAX, WORKERS_MAX};
 use crate::model::{BrokerId, Encoding, Format, Instrument, InstrumentRef, Micros, Mode, ScopeId, StreamId, WorkerId};
 use ahash::RandomState;
 use hashbrown::{HashMap, HashTable};
 use smallvec::SmallVec;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
+mod common;
 mod io;
+#[cfg(test)]
+mod laws;
 mod space;
 #[cfg(test)]
 mod tests;
 
-pub use io::{Activation, Full, Ingested, Interest, LastValue, Pinned, TickIn, TickOut, Usage, Want, Wants};
+pub(super) use common::Common;
+use common::SCALE_MAX;
+pub use common::default_scale;
+
+pub use io::{Activation, Full, Ingested, Interest, LastValue, Pinned, Serves, TickIn, TickOut, Usage, Want, Wants};
 
 /// While a lower mode has ticks of its own, covered copies are held back; after so many higher-mode ticks in a row
 /// without one, they are sent again.
 pub const OWN_TICKS: u8 = 16;
 /// Last-value buffers grow in steps, so that payloads of slightly varying length do not reallocate. Bytes.
 const BUFFER_STEP: usize = 64;
-/// More digits than an i64 can hold make no sense.
-const SCALE_MAX: u8 = 18;
 /// No slot: end of a list, or no value.
 const NIL: u32 = u32::MAX;
-
-/// What all shards share: the budgets, the ids, the scales. No lock: three counters.
-pub(super) struct Common {
-    records: AtomicUsize,
-    records_max: usize,
-    bytes: AtomicUsize,
-    bytes_max: usize,
-    stream_next: AtomicU32,
-    scale: Vec<(String, u8)>,
-    seed: Option<u64>,
-}
-
-impl Common {
-    pub(super) fn new(config: &Config) -> Self {
-        Common {
-            records: AtomicUsize::new(0),
-            records_max: config.instruments_max,
-            bytes: AtomicUsize::new(0),
-            bytes_max: config.last_value_bytes_max,
-            stream_next: AtomicU32::new(1),
-            scale: config.scale.clone(),
-            seed: config.seed,
-        }
-    }
-
-    /// Records and bytes in use.
-    pub(super) fn used(&self) -> (usize, usize) {
-        (self.records.load(Relaxed), self.bytes.load(Relaxed))
-    }
-
-    /// Adds `more` to `used` unless that would exceed `max`.
-    fn take(used: &AtomicUsize, more: usize, max: usize) -> bool {
-        used.fetch_update(Relaxed, Relaxed, |n| n.checked_add(more).filter(|n| *n <= max)).is_ok()
-    }
-
-    /// A fresh id; `None` when 4 billion have been used in this epoch.
-    fn next_stream(&self) -> Option<StreamId> {
-        self.stream_next.fetch_update(Relaxed, Relaxed, |n| n.checked_add(1)).ok().map(StreamId)
-    }
-
-    fn scale_of(&self, venue: &str) -> u8 {
-        let overridden = self.scale.iter().find(|(v, _)| v == venue).map(|(_, digits)| *digits);
-        overridden.unwrap_or_else(|| default_scale(venue)).min(SCALE_MAX)
-    }
-}
-
-/// Digits after the point by venue (CONTRACTS 3.2).
-pub const fn default_scale(venue: &str) -> u8 {
-    match venue.as_bytes() {
-        b"CDS" | b"BCD" | b"NCO" | b"GLOBAL_INDEX" => 4,
-        b"CRYPTO" => 8,
-        _ => 2,
-    }
-}
 
 /// The stream table of one shard.
 pub struct Streams {
@@ -145,6 +94,9 @@ struct WantRow {
     mode: Mode,
     format: Format,
     label: BrokerId,
+    /// Ticks of (stream, mode) that this label could see: `seq` of the newest. Begins at the mode's own count, which it never passes, so
+    /// that it does not go back when the row goes and comes again.
+    seq: u64,
 }
 
 impl Record {
@@ -186,6 +138,10 @@ impl Record {
     /// Which modes a tick of `mode` serves, by [`Mode::index`]; updates the own flags.
     fn serve(&mut self, tick: &TickIn<'_>) -> [bool; 3] {
         let mode = tick.mode;
+        let can = match tick.serves {
+            Serves::Unread { lower } => [lower; 3],
+            Serves::Known(modes) => modes,
+        };
         let mut served = [false; 3];
         for m in Mode::ALL {
             let state = &mut self.modes[m.index()];
@@ -195,7 +151,7 @@ impl Record {
                 served[m.index()] = true;
             } else if m < mode {
                 let is_news = m != Mode::Ltp || !tick.repeats_ltp;
-                served[m.index()] = tick.serves_lower && state.own == 0 && is_news;
+                served[m.index()] = can[m.index()] && state.own == 0 && is_news;
                 state.own = state.own.saturating_sub(1);
             }
         }
@@ -229,27 +185,44 @@ impl Streams {
         }
     }
 
-    /// Takes one tick: value first, then `seq`, then who wants it.
-    pub(super) fn tick(&mut self, tick: &TickIn<'_>, out: &mut Vec<TickOut>, counts: &mut Ingested) {
-        let Some(slot) = self.store(tick) else {
+    /// Takes one tick: value first, then `seq`, then who wants it. An unread one of a stream that somebody wants is left alone and named
+    /// in `later`: what it serves decides its `seq`.
+    pub(super) fn tick(
+        &mut self,
+        tick: &TickIn<'_>,
+        out: &mut Vec<TickOut>,
+        later: &mut Vec<u32>,
+        counts: &mut Ingested,
+    ) {
+        let found = self.find(tick.scope, tick.instrument);
+        match tick.serves {
+            Serves::Unread { .. } if found.is_some_and(|at| !self.slots[at as usize].wanted.is_empty()) => {
+                return later.push(tick.position);
+            }
+            // It is nothing to anybody, and must not stand where a value stood.
+            Serves::Known(modes) if !modes[tick.mode.index()] => {
+                counts.unwanted += 1;
+                return;
+            }
+            _ => {}
+        }
+        let Some(slot) = self.store(found, tick) else {
             counts.refused += 1;
+            counts.lost += u32::from(found.is_some_and(|at| !self.slots[at as usize].wanted.is_empty()));
             return;
         };
-        let record = &self.slots[slot.at as usize];
+        let record = &mut self.slots[slot.at as usize];
         let (Some(stream), false) = (record.stream, record.wanted.is_empty()) else {
             counts.unwanted += 1;
             return;
         };
         let wants: Wants = record
             .wanted
-            .iter()
+            .iter_mut()
             .filter(|w| slot.served[w.mode.index()] && tick.broker.is_none_or(|b| b == w.label))
-            .map(|w| Want {
-                mode: w.mode,
-                seq: record.modes[w.mode.index()].seq,
-                format: w.format,
-                label: w.label,
-                workers: w.workers,
+            .map(|w| {
+                w.seq += tick.counts();
+                Want { mode: w.mode, seq: w.seq, format: w.format, label: w.label, workers: w.workers }
             })
             .collect();
         if wants.is_empty() {
@@ -266,11 +239,11 @@ impl Streams {
     }
 
     /// Finds or makes the record, keeps the value, advances `seq`. `None`: no room.
-    fn store(&mut self, tick: &TickIn<'_>) -> Option<Stored> {
+    fn store(&mut self, found: Option<u32>, tick: &TickIn<'_>) -> Option<Stored> {
         if tick.payload.len() > TICK_PAYLOAD_BYTES_MAX {
             return None;
         }
-        let (at, is_new) = match self.find(tick.scope, tick.instrument) {
+        let (at, is_new) = match found {
             Some(at) => (at, false),
             None => (self.create(tick.scope, tick.instrument)?, true),
         };
@@ -300,7 +273,7 @@ impl Streams {
         held.t_recv = tick.t_recv;
         for (state, served) in record.modes.iter_mut().zip(served) {
             if served {
-                state.seq += 1;
+                state.seq += tick.counts();
                 state.value = value as u8;
             }
         }
@@ -370,7 +343,8 @@ impl Streams {
             Some(i) => &mut record.wanted[i],
             None => {
                 let Interest { mode, format, label, .. } = interest;
-                record.wanted.push(WantRow { workers: 0, mode, format, label });
+                let seq = record.modes[mode.index()].seq;
+                record.wanted.push(WantRow { workers: 0, mode, format, label, seq });
                 record.wanted.last_mut().expect("a row was pushed just now")
             }
         };
@@ -378,6 +352,7 @@ impl Streams {
             row.workers |= bit;
             self.usage.wanted += 1;
         }
+        let seq = row.seq;
         let state = record.modes[interest.mode.index()];
         let last = record.values.get(usize::from(state.value)).filter(|v| v.broker.is_none_or(|b| b == interest.label));
         let last = last.map(|v| LastValue {
@@ -386,12 +361,12 @@ impl Streams {
             tick_mode: v.tick_mode,
             broker: v.broker,
             t_recv: v.t_recv,
-            seq: state.seq,
+            seq,
         });
         if was_evictable {
             self.unlink(at);
         }
-        Some(Activation { floor: state.seq, last })
+        Some(Activation { floor: seq, last })
     }
 
     /// See [`super::Shards::deactivate`].

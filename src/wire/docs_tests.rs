@@ -60,5 +60,5 @@ fn the_examples_can_be_read() {
             }
         }
     }
-    assert_eq!(commands, 4);
+    assert_eq!(commands, 6);
 }

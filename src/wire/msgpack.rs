@@ -9,7 +9,7 @@ mod read;
 #[cfg(test)]
 mod tests;
 
-pub use read::{Level, ReadError, Received, ServerFrame, read};
+pub use read::{Level, ReadError, Received, ServerFrame, each_tick, price, read};
 
 use crate::model::{Micros, Mode, StreamId};
 
@@ -73,6 +73,18 @@ pub fn tick(out: &mut Vec<u8>, head: Head, fields: &[Field]) {
             Field::Levels(side) => levels(out, side),
         }
     }
+}
+
+/// Appends an LTP tick that [`tick`] has written, with the low and high of what was merged into it.
+pub fn tick_with_range(out: &mut Vec<u8>, tick: &[u8], (low, high): (i64, i64)) {
+    array(out, 8);
+    out.extend_from_slice(&tick[1..]);
+    if tick[0] == 0x95 {
+        // Without a price.
+        out.push(0xc0);
+    }
+    int(out, low);
+    int(out, high);
 }
 
 /// Appends what stands before the ticks of one frame: `[kind, t_send, [` with `count` ticks to come.

@@ -15,7 +15,7 @@ use super::{
     transcode,
 };
 use crate::limits::ACK_BYTES_MAX;
-use crate::model::{Format, InstrumentRef, Mode, StreamId};
+use crate::model::{FeedState, Format, InstrumentRef, Mode, StreamId};
 use serde_json::value::RawValue;
 
 /// One entry of a subscribe acknowledgement.
@@ -92,34 +92,6 @@ pub const NOT_AUTHENTICATED: &str = "Not authenticated; send authenticate first"
 pub const KEY_REQUIRED: &str = "API key is required";
 /// Message of an `AUTHENTICATION_ERROR` when the key is unknown; clients know it.
 pub const KEY_INVALID: &str = "Invalid API key";
-
-/// State of a feed in a `feed_status` notice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FeedState {
-    /// Ticks flow.
-    Live,
-    /// Connected; no ticks, and none are expected.
-    Quiet,
-    /// Connected; no ticks although some are expected.
-    Stale,
-    /// Not connected.
-    Down,
-    /// Connected again, subscriptions replayed.
-    Recovered,
-}
-
-impl FeedState {
-    /// The word on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            FeedState::Live => "live",
-            FeedState::Quiet => "quiet",
-            FeedState::Stale => "stale",
-            FeedState::Down => "down",
-            FeedState::Recovered => "recovered",
-        }
-    }
-}
 
 /// Authentication succeeded.
 pub fn auth_success(out: &mut Vec<u8>, broker: &str, user: &str, epoch: u64) {

@@ -1,8 +1,8 @@
-//! One SUB connection over a socket: the thin shell around `parser.rs`.
+//! One connection, SUB or ROUTER, over a socket: the thin shell around `parser.rs`.
 //!
-//! In: a connected stream's two halves. Out: whole messages to a [`Sink`], in order. Promise: the handshake ends in
-//! time both ways; a silent 3.1 peer is found by PING (a quiet market is not dead: any byte counts as life, and peers
-//! of 3.0, which know no PING, are left to TCP keepalive); reading never stops while the sink waits for room; what we
+//! In: a connected stream's two halves, and what a [`Sink`] has to send. Out: whole messages to the sink, in order. Promise:
+//! the handshake ends in time both ways; a silent 3.1 peer is found by PING (a quiet market is not dead: any byte counts as
+//! life, and peers of 3.0, which know no PING, are left to TCP keepalive); reading stops only while a sink says so; what we
 //! have to send is bounded. Every future in here may be dropped at any await. Tests: at the end, `tests/zmtp_hostile.rs`.
 
 use super::parser::{self, Config as ParserConfig, Event, Parser, Parts, Role, Violation};
@@ -38,6 +38,11 @@ impl Config {
             ping_after: Duration::from_secs(10),
             silence_max: Duration::from_secs(20),
         }
+    }
+
+    /// ROUTER with the bounds of the control channel.
+    pub const fn router() -> Self {
+        Config { parser: ParserConfig::router(), ..Config::sub() }
     }
 }
 
@@ -103,11 +108,21 @@ pub trait Sink {
 
     /// Moves on what had to wait; pending for ever when nothing does. Cancel-safe: it is dropped at each read.
     fn make_progress(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Whether more may be read now; asked again after each progress.
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    /// After a progress: appends what is to be sent, as frames. `Break` ends the connection.
+    fn outgoing(&mut self, _out: &mut BytesMut) -> ControlFlow<LinkEnd> {
+        ControlFlow::Continue(())
+    }
 }
 
 /// A connection whose handshake is done.
 #[derive(Debug)]
-pub struct SubLink<R, W> {
+pub struct Link<R, W> {
     reader: R,
     writer: W,
     parser: Parser,
@@ -116,11 +131,11 @@ pub struct SubLink<R, W> {
     config: Config,
 }
 
-/// Greets, exchanges READY and subscribes to everything.
+/// Greets, exchanges READY and, as SUB, subscribes to everything.
 ///
 /// # Errors
 /// The reason why the peer was refused or lost.
-pub async fn handshake<R, W>(reader: R, writer: W, config: Config) -> Result<SubLink<R, W>, LinkEnd>
+pub async fn handshake<R, W>(reader: R, writer: W, config: Config) -> Result<Link<R, W>, LinkEnd>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -128,7 +143,7 @@ where
     timeout(config.handshake, greet(reader, writer, config)).await.unwrap_or(Err(LinkEnd::HandshakeTimeout))
 }
 
-async fn greet<R, W>(mut reader: R, mut writer: W, config: Config) -> Result<SubLink<R, W>, LinkEnd>
+async fn greet<R, W>(mut reader: R, mut writer: W, config: Config) -> Result<Link<R, W>, LinkEnd>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -141,13 +156,15 @@ where
         match parser.next_event()? {
             Some(Event::Greeting { minor: theirs }) => {
                 minor = theirs;
-                parser::ready(Role::Sub, &mut answers);
+                parser::ready(config.parser.role, &mut answers);
                 writer.write_all_buf(&mut answers).await?;
             }
             Some(Event::Ready) => {
-                parser::subscribe(minor, b"", &mut answers);
+                if config.parser.role == Role::Sub {
+                    parser::subscribe(minor, b"", &mut answers);
+                }
                 writer.write_all_buf(&mut answers).await?;
-                return Ok(SubLink { reader, writer, parser, answers, minor, config });
+                return Ok(Link { reader, writer, parser, answers, minor, config });
             }
             // The machine lets nothing else through before READY.
             Some(Event::Message(_) | Event::Ping { .. } | Event::Pong) => return Err(Violation::NotReady.into()),
@@ -173,7 +190,7 @@ enum Life {
     Unknown,
 }
 
-impl<R, W> SubLink<R, W>
+impl<R, W> Link<R, W>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -193,7 +210,7 @@ where
         }
         loop {
             tokio::select! {
-                read = self.reader.read_buf(self.parser.buffer()) => match read {
+                read = self.reader.read_buf(self.parser.buffer()), if sink.has_room() => match read {
                     Ok(0) => return LinkEnd::Closed,
                     Err(error) => return LinkEnd::Io(error),
                     Ok(_) => {
@@ -208,7 +225,11 @@ where
                     Ok(_) => {}
                     Err(error) => return LinkEnd::Io(error),
                 },
-                () = sink.make_progress() => {}
+                () = sink.make_progress(), if self.answers.len() < ANSWERS_BYTES_MAX => {
+                    if let ControlFlow::Break(end) = sink.outgoing(&mut self.answers) {
+                        return end;
+                    }
+                }
                 () = due(life) => match life {
                     Life::Heard { .. } => {
                         parser::ping(&mut self.answers);
@@ -271,7 +292,7 @@ mod tests {
         }
     }
 
-    type TestLink = SubLink<ReadHalf<DuplexStream>, WriteHalf<DuplexStream>>;
+    type TestLink = Link<ReadHalf<DuplexStream>, WriteHalf<DuplexStream>>;
 
     async fn shake(minor: u8) -> (TestLink, DuplexStream) {
         let (ours, mut theirs) = duplex(1 << 16);

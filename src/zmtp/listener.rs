@@ -1,18 +1,22 @@
-//! Binding: the first phase, before any runtime. Ports are taken, nothing runs yet.
+//! Binding: the first phase, before any runtime: ports are taken, nothing runs yet. Then accepting, on one.
 //!
 //! A stale ipc file is unlinked after checking that no one listens on it; ours is removed at drop if it is still ours.
 //! Tests: `tests/bus_peers.rs`.
 
 use super::Endpoint;
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use std::io::{self, ErrorKind};
 use std::net::ToSocketAddrs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 
 /// Connections the kernel completes before we accept them.
 const BACKLOG: i32 = 128;
+/// After a failed `accept`: long enough not to spin while files are exhausted.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(75);
 
 /// An endpoint that could not be bound.
 #[derive(Debug, thiserror::Error)]
@@ -42,8 +46,8 @@ pub enum BindCause {
     Io(#[from] io::Error),
 }
 
-#[derive(Debug)]
 /// A bound endpoint, not blocking, not yet on any runtime.
+#[derive(Debug)]
 pub enum Bound {
     /// Listens on a port.
     Tcp(std::net::TcpListener),
@@ -107,6 +111,59 @@ fn bind_ipc(path: &Path) -> Result<UnixListener, BindCause> {
     }
     std::fs::remove_file(path)?;
     Ok(UnixListener::bind(path)?)
+}
+
+/// A bound endpoint on a runtime.
+#[derive(Debug)]
+pub enum Listener {
+    /// On a port.
+    Tcp(TcpListener),
+    /// On a path, with the file that goes when it is dropped.
+    Ipc(tokio::net::UnixListener, IpcFile),
+}
+
+/// One accepted or made connection.
+#[derive(Debug)]
+pub enum Stream {
+    /// Over TCP.
+    Tcp(TcpStream),
+    /// Over a UNIX socket.
+    Ipc(UnixStream),
+}
+
+impl Listener {
+    /// Takes it over on the current runtime.
+    ///
+    /// # Errors
+    /// The runtime refuses.
+    pub fn adopt(bound: Bound) -> io::Result<Self> {
+        Ok(match bound {
+            Bound::Tcp(listener) => Listener::Tcp(TcpListener::from_std(listener)?),
+            Bound::Ipc(listener, file) => Listener::Ipc(tokio::net::UnixListener::from_std(listener)?, file),
+        })
+    }
+
+    /// The next connection. Cancel-safe.
+    ///
+    /// # Errors
+    /// What the kernel said; wait for [`ACCEPT_PAUSE`] before trying again.
+    pub async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| Stream::Tcp(stream)),
+            Listener::Ipc(listener, _) => listener.accept().await.map(|(stream, _)| Stream::Ipc(stream)),
+        }
+    }
+}
+
+/// Keepalive finds dead peers of ZMTP 3.0, which know no PING: 10 s idle, then three probes 5 s apart.
+///
+/// # Errors
+/// The kernel refuses an option.
+pub fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5)).with_retries(3);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
 /// The socket file of a bound ipc endpoint.

@@ -9,6 +9,7 @@ pub mod endpoint;
 pub mod link;
 pub mod listener;
 pub mod parser;
+pub mod router;
 
 pub use backoff::Backoff;
 pub use endpoint::{Direction, Endpoint, EndpointError};

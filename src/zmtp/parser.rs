@@ -47,7 +47,7 @@ impl Role {
     pub fn accepts(self, peer: &[u8]) -> bool {
         match self {
             Role::Sub => matches!(peer, b"PUB" | b"XPUB"),
-            Role::Router => matches!(peer, b"DEALER" | b"REQ" | b"ROUTER"),
+            Role::Router => peer == b"DEALER",
         }
     }
 }
@@ -73,6 +73,16 @@ impl Config {
             frame_bytes_max: crate::limits::BUS_FRAME_BYTES_MAX,
             message_bytes_max: crate::limits::BUS_MESSAGE_BYTES_MAX,
             parts_max: crate::limits::BUS_PARTS_MAX,
+        }
+    }
+
+    /// The control channel: small maps, one part each; a second part is read only to be counted as a mistake.
+    pub const fn router() -> Self {
+        Config {
+            role: Role::Router,
+            frame_bytes_max: crate::limits::CONTROL_MESSAGE_BYTES_MAX,
+            message_bytes_max: crate::limits::CONTROL_MESSAGE_BYTES_MAX,
+            parts_max: 2,
         }
     }
 }

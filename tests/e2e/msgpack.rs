@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 /// The example beside the server.
-fn client(url: &str, args: &[&str]) -> Running {
+pub(crate) fn client(url: &str, args: &[&str]) -> Running {
     let mut command = Command::new(python());
     command.arg(root().join("examples/msgpack_client.py")).args(args).args(["--url", url]);
     Running::new(command)

@@ -3,13 +3,16 @@
 //! Everything blocks with a deadline: a test that waits for what never comes fails with what it did see.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod dealer;
+pub mod packed;
 pub mod process;
 pub mod world;
 
 use bytes::BytesMut;
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tickcast::adapter::AdapterFactory;
@@ -28,6 +31,8 @@ pub struct Server {
     pub admin: SocketAddr,
     /// The first bus endpoint, `tcp://…`.
     pub bus: String,
+    /// The control channel, `tcp://…`.
+    pub control: String,
 }
 
 impl Server {
@@ -48,11 +53,13 @@ impl Server {
         settings.server.listen = loopback;
         settings.admin.listen = loopback;
         settings.bus.bind = vec!["tcp://127.0.0.1:0".into()];
+        settings.adapters.control_bind = "tcp://127.0.0.1:0".into();
         settings.adapters.default = tickcast::config::settings::AdapterKind::Bus;
         change(&mut settings);
         let running = App::build(settings, hooks).and_then(App::spawn).expect("the server starts");
         let at = running.addresses().clone();
-        Server { running: Some(running), ws: at.ws, admin: at.admin, bus: at.bus.first().cloned().unwrap_or_default() }
+        let bus = at.bus.first().cloned().unwrap_or_default();
+        Server { running: Some(running), ws: at.ws, admin: at.admin, bus, control: at.control }
     }
 
     /// A connected client that has not authenticated.
@@ -92,10 +99,41 @@ impl Server {
         }
     }
 
+    /// Status and body of an admin path.
+    pub fn admin_get(&self, path: &str) -> (u16, String) {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.admin);
+        let answer = exchange(self.admin, &request);
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status line");
+        (status, body.to_owned())
+    }
+
+    /// The whole answer to an upgrade that is refused.
+    pub fn refused_upgrade(&self) -> String {
+        exchange(self.ws, &upgrade(self.ws, "/", ""))
+    }
+
     /// Drains now; true when nothing was left behind.
     pub fn stop(mut self) -> bool {
         self.running.take().expect("running").drain()
     }
+}
+
+fn upgrade(at: SocketAddr, path: &str, headers: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: {at}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
+    )
+}
+
+/// Sends `request` and reads to the end.
+fn exchange(at: SocketAddr, request: &str) -> String {
+    let mut tcp = TcpStream::connect(at).expect("somebody listens");
+    tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    tcp.write_all(request.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    tcp.read_to_string(&mut answer).expect("an answer and the end");
+    answer
 }
 
 /// Sum of the series of `name` in a metrics text whose lines contain all of `parts`.
@@ -141,13 +179,21 @@ impl Client {
 
     /// Upgrades with `path` and further header lines; also gives the response head.
     pub fn connect_to(at: SocketAddr, path: &str, headers: &str) -> (Self, String) {
-        let mut tcp = TcpStream::connect(at).expect("the server listens");
+        Client::over(TcpStream::connect(at).expect("the server listens"), path, headers)
+    }
+
+    /// The same from another address of this machine: a client address has some 28,000 ports only.
+    pub fn connect_from(from: IpAddr, at: SocketAddr, headers: &str) -> Self {
+        let socket = Socket::new(Domain::for_address(at), Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::new(from, 0).into()).expect("an address of loopback");
+        socket.connect(&at.into()).expect("the server listens");
+        Client::over(socket.into(), "/", headers).0
+    }
+
+    fn over(mut tcp: TcpStream, path: &str, headers: &str) -> (Self, String) {
+        let at = tcp.peer_addr().expect("connected");
         tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: {at}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
-        );
-        tcp.write_all(request.as_bytes()).expect("sent");
+        tcp.write_all(upgrade(at, path, headers).as_bytes()).expect("sent");
         let mut head = Vec::new();
         let mut byte = [0];
         while !head.ends_with(b"\r\n\r\n") {

@@ -31,8 +31,8 @@ pub(super) struct Handover {
     /// Full messages that ingest had no room for, oldest first; while there is one, ticks wait below.
     refused: VecDeque<SourceMessage>,
     orders: VecDeque<SourceMessage>,
-    /// The newest of each topic, in the order in which topics came to wait.
-    waiting: Vec<(String, Vec<u8>)>,
+    /// The newest of each topic and how many it has replaced, in the order in which topics came to wait.
+    waiting: Vec<(String, Vec<u8>, u32)>,
     waits: HashMap<String, usize>,
     scratch: Vec<u8>,
 }
@@ -66,18 +66,20 @@ impl Handover {
         if is_blocked {
             match self.waits.get(&topic) {
                 Some(&at) => {
-                    self.waiting[at].1.clone_from(&self.scratch);
+                    let (_, payload, merged) = &mut self.waiting[at];
+                    payload.clone_from(&self.scratch);
+                    *merged += 1;
                     self.metrics.merged.increment(1);
                 }
                 None => {
                     self.waits.insert(topic.clone(), self.waiting.len());
-                    self.waiting.push((topic, self.scratch.clone()));
+                    self.waiting.push((topic, self.scratch.clone(), 0));
                 }
             }
             return;
         }
         if let Some(frames) = self.batcher.push(&topic, &self.scratch, Instant::now()) {
-            self.push(frames, t_recv);
+            self.push(frames, 0, t_recv);
         }
     }
 
@@ -91,7 +93,7 @@ impl Handover {
             return Err(OrdersFull);
         }
         let (topic, body) = (Bytes::from(topic), Bytes::from(json));
-        self.orders.push_back(SourceMessage { topic, body, t_recv, scope: self.scope, highest_only: true });
+        self.orders.push_back(SourceMessage { topic, body, t_recv, scope: self.scope, merged: 0, highest_only: true });
         self.retry();
         Ok(())
     }
@@ -99,7 +101,7 @@ impl Handover {
     /// Hands over what has been gathered.
     pub(super) fn flush(&mut self, t_recv: Micros) {
         if let Some(frames) = self.batcher.flush() {
-            self.push(frames, t_recv);
+            self.push(frames, 0, t_recv);
         }
     }
 
@@ -135,17 +137,21 @@ impl Handover {
         }
         self.waits.clear();
         let now = Micros::now();
-        for (topic, payload) in std::mem::take(&mut self.waiting) {
-            if let Some(frames) = self.batcher.push(&topic, &payload, Instant::now()) {
-                self.push(frames, now);
+        for (topic, payload, merged) in std::mem::take(&mut self.waiting) {
+            if merged > 0 {
+                // Alone, since a message says of one topic how many were merged.
+                self.flush(now);
+                self.push(Frames { topic: topic.into(), body: payload.into() }, merged, now);
+            } else if let Some(frames) = self.batcher.push(&topic, &payload, Instant::now()) {
+                self.push(frames, 0, now);
             }
         }
         self.flush(now);
     }
 
-    fn push(&mut self, frames: Frames, t_recv: Micros) {
+    fn push(&mut self, frames: Frames, merged: u32, t_recv: Micros) {
         let Frames { topic, body } = frames;
-        let message = SourceMessage { topic, body, t_recv, scope: self.scope, highest_only: true };
+        let message = SourceMessage { topic, body, t_recv, scope: self.scope, merged, highest_only: true };
         // Never past one that is refused already.
         let refused = match self.refused.is_empty() {
             true => self.sender.try_push(message).err(),
@@ -177,9 +183,17 @@ mod tests {
         while let Some(message) = rx.try_recv() {
             assert_eq!((message.scope, message.highest_only), (ScopeId(7), true));
             if &message.topic[..] != b"BATCH" {
-                all.push((String::from_utf8(message.topic.to_vec()).expect("text"), 0.0));
+                let topic = String::from_utf8(message.topic.to_vec()).expect("text");
+                let is_order = message.body.starts_with(b"{");
+                assert_eq!(message.merged > 0, !is_order, "a tick goes alone when it has replaced others");
+                let tick: serde_json::Value = match is_order {
+                    true => serde_json::json!({"ltp": 0.0}),
+                    false => rmp_serde::from_slice(&message.body).expect("a tick"),
+                };
+                all.push((topic, tick["ltp"].as_f64().expect("a price")));
                 continue;
             }
+            assert_eq!(message.merged, 0);
             let items: Vec<(String, serde_json::Value)> = rmp_serde::from_slice(&message.body).expect("a batch");
             all.extend(items.into_iter().map(|(topic, data)| (topic, data["ltp"].as_f64().expect("a price"))));
         }

@@ -3,7 +3,7 @@
 //! In: a [`Request`] and text to send, over bounded queues. Out: what happened, each with the number of the attempt, so that
 //! late words of a socket that was given up are recognised. Promises: pings are answered while reading; a message has at
 //! most [`MESSAGE_BYTES_MAX`] bytes however it is cut up; when its queue closes it says goodbye and ends; nothing it says
-//! holds the request. A reader that is not fetched from stops reading, which TCP tells the broker.
+//! holds the request. A reader that is not fetched from stops reading, which TCP tells the broker. Tests: `socket/tests.rs`.
 
 use super::broker::Request;
 use super::upgrade::{UpgradeError, upgrade};
@@ -268,3 +268,6 @@ async fn write(mut writer: Writer, mut out: mpsc::Receiver<String>, mut answers:
 fn text_frame(text: &str) -> Frame<'static> {
     Frame::text(Payload::Owned(text.as_bytes().to_vec()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -110,6 +110,7 @@ pub fn batch(market: &mut SimMarket, count: usize, now: Micros) -> SourceMessage
         body,
         t_recv: now,
         scope: ScopeId::SHARED,
+        merged: 0,
         highest_only: false,
     }
 }

@@ -3,6 +3,7 @@
 mod calls;
 
 use self::calls::Pending;
+use super::signs::AtBroker;
 use super::{CLOSE_WAIT, Desired, Handle, Owner, RETRY_SCAN, State, Status, Supervisors, Unstarted, broker_fault};
 use crate::adapter::metrics::{CallOp, CallOutcome};
 use crate::adapter::{CallError, Command, Io, Report};
@@ -36,10 +37,13 @@ pub(super) struct Actor {
     uncleared: u32,
     /// When the adapter became ready.
     ready_since: Instant,
+    /// It has said that its broker is not connected.
+    down: bool,
     pending: HashMap<CallId, Pending>,
     /// Deadlines of pending calls, oldest first; an id that is not pending any more is skipped.
     deadlines: VecDeque<(Instant, CallId)>,
     late: HashMap<CallId, (Op, KeyName)>,
+    at_broker: AtBroker,
     next_scan: Option<Instant>,
 }
 
@@ -113,9 +117,11 @@ impl Actor {
             failures: 0,
             uncleared: 0,
             ready_since: Instant::now(),
+            down: false,
             pending: HashMap::new(),
             deadlines: VecDeque::new(),
             late: HashMap::new(),
+            at_broker: AtBroker::default(),
             next_scan: None,
         }
     }
@@ -258,6 +264,7 @@ impl Actor {
                 Stage::Connecting { .. } => State::Connecting,
                 Stage::Ready { kept: true, .. } => State::Kept,
                 Stage::Ready { .. } | Stage::Clearing { .. } if idle => State::Lingering,
+                Stage::Ready { .. } if self.down => State::Down,
                 Stage::Ready { .. } => State::Ready,
                 Stage::Clearing { .. } => State::Connecting,
                 Stage::Closing { .. } => State::Closing,
@@ -398,7 +405,8 @@ impl Actor {
                 *stage = Stage::Ready { kept: false, clear_at: None };
                 self.all.metrics.started(&adapter.broker, true, now - since);
                 tracing::debug!(user = self.user.0, broker = &*adapter.broker, "adapter connected");
-                self.ready_since = now;
+                (self.ready_since, self.down) = (now, false);
+                self.handle.signs.forget_beats();
                 self.new_generation(true);
             }
             (Report::ConnectFailed { code, reason }, Stage::Connecting { .. }) => {
@@ -415,14 +423,21 @@ impl Actor {
             (Report::Answer { call, outcome }, Stage::Ready { .. } | Stage::Clearing { .. }) => {
                 self.take_answer(call, outcome, now);
             }
+            (Report::Down { reason }, Stage::Ready { .. } | Stage::Clearing { .. }) => {
+                tracing::warn!(user = self.user.0, broker = &*adapter.broker, reason, "adapter is down");
+                self.down = true;
+            }
             (Report::Restored, Stage::Ready { .. }) => {
+                self.down = false;
                 tracing::info!(user = self.user.0, broker = &*adapter.broker, "broker connection is back, replaying");
                 self.new_generation(false);
             }
+            (Report::Heartbeat, _) => self.handle.signs.beat(),
             (Report::Lost { reason }, _) => self.adapter_ended(&reason),
             (Report::Disconnected, _) => self.adapter_ended("the adapter disconnected by itself"),
             // Late words of a life that is over.
-            (Report::Connected | Report::ConnectFailed { .. } | Report::Answer { .. } | Report::Restored, _) => {}
+            (Report::Connected | Report::ConnectFailed { .. } | Report::Answer { .. }, _) => {}
+            (Report::Down { .. } | Report::Restored, _) => {}
         }
     }
 
@@ -447,6 +462,7 @@ impl Actor {
         self.pending.clear();
         self.deadlines.clear();
         self.late.clear();
+        self.at_broker.cleared(&self.handle.signs);
         self.next_scan = None;
         self.handle.generation.fetch_add(1, Ordering::AcqRel);
         self.owner.reset(self.user, fresh);

@@ -46,6 +46,8 @@ struct Newest {
     entry: u64,
     /// The entry's last place in `recent`.
     updated: u64,
+    /// Older values that it has replaced.
+    merged: u32,
 }
 
 #[derive(Debug)]
@@ -101,12 +103,13 @@ impl Overflow {
                 }
                 self.clock += 1;
                 let updated = self.clock;
-                let (topic, entry) = merged.unwrap_or_else(|| (Bytes::copy_from_slice(topic), updated));
+                let (topic, entry, merged) = merged.unwrap_or_else(|| (Bytes::copy_from_slice(topic), updated, 0));
                 if entry == updated {
                     self.order.push_back((entry, topic.clone()));
                 }
                 self.recent.push_back((updated, topic.clone()));
-                self.topics.insert(topic, Newest { payload: Bytes::copy_from_slice(payload), t_recv, entry, updated });
+                self.topics
+                    .insert(topic, Newest { payload: Bytes::copy_from_slice(payload), t_recv, entry, updated, merged });
                 self.trim_recent();
                 if entry == updated { Kept::Waiting } else { Kept::Merged }
             }
@@ -126,6 +129,7 @@ impl Overflow {
                         body: newest.payload.clone(),
                         t_recv: newest.t_recv,
                         scope: self.scope,
+                        merged: newest.merged,
                         highest_only: false,
                     });
                 }
@@ -153,16 +157,17 @@ impl Overflow {
             body: Bytes::copy_from_slice(payload),
             t_recv,
             scope: self.scope,
+            merged: 0,
             highest_only: false,
         });
         Kept::Waiting
     }
 
-    /// Takes the topic's older value out, keeping its place in `order`: its name and entry.
-    fn remove_for_update(&mut self, topic: &[u8]) -> Option<(Bytes, u64)> {
+    /// Takes the topic's older value out, keeping its place in `order`: its name and entry, and how many are merged with it.
+    fn remove_for_update(&mut self, topic: &[u8]) -> Option<(Bytes, u64, u32)> {
         let (topic, old) = self.topics.remove_entry(topic)?;
         self.release(cost(topic.len(), old.payload.len()));
-        Some((topic, old.entry))
+        Some((topic, old.entry, old.merged.saturating_add(1)))
     }
 
     /// Takes `need` bytes, evicting topics as far as needed.
@@ -255,6 +260,7 @@ mod tests {
         assert_eq!(waiting.push(Kind::MarketData, b"A", b"1", Micros(1)), Kept::Waiting);
         assert_eq!(waiting.push(Kind::MarketData, b"B", b"2", Micros(2)), Kept::Waiting);
         assert_eq!(waiting.push(Kind::MarketData, b"A", b"33", Micros(3)), Kept::Merged);
+        assert_eq!(waiting.front().map(|message| message.merged), Some(1));
         assert_eq!(drain(&mut waiting), ["A=33@3", "B=2@2"]);
         assert!(waiting.is_empty());
         assert_eq!(budget.used(), 0);

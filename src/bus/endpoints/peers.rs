@@ -8,48 +8,19 @@ use super::source::Source;
 use super::status::EndpointStatus;
 use super::{At, failed};
 use crate::zmtp::link::{self, LinkEnd};
-use crate::zmtp::listener::{Bound, IpcFile};
+use crate::zmtp::listener::{ACCEPT_PAUSE, Listener, Stream, tune};
 use crate::zmtp::{Backoff, Endpoint};
-use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpSocket, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-/// After a failed `accept`: long enough not to spin while files are exhausted.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(75);
 /// A peer that left may still have this long to hand over what waits in its overflow.
 const LINGER: Duration = Duration::from_secs(5);
-
-pub(super) enum Listener {
-    Tcp(TcpListener),
-    Ipc(UnixListener, #[expect(dead_code, reason = "removes the file when dropped")] IpcFile),
-}
-
-enum Stream {
-    Tcp(TcpStream),
-    Ipc(UnixStream),
-}
-
-impl Listener {
-    pub(super) fn adopt(bound: Bound) -> io::Result<Self> {
-        Ok(match bound {
-            Bound::Tcp(listener) => Listener::Tcp(TcpListener::from_std(listener)?),
-            Bound::Ipc(listener, file) => Listener::Ipc(UnixListener::from_std(listener)?, file),
-        })
-    }
-
-    async fn accept(&self) -> io::Result<Stream> {
-        match self {
-            Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| Stream::Tcp(stream)),
-            Listener::Ipc(listener, _) => listener.accept().await.map(|(stream, _)| Stream::Ipc(stream)),
-        }
-    }
-}
 
 pub(super) async fn accept_loop(at: At, listener: Listener, permits: Arc<Semaphore>, mut stopped: watch::Receiver<()>) {
     let mut peers = JoinSet::new();
@@ -173,14 +144,6 @@ async fn serve(at: &At, stream: Stream, source: &mut Option<Source>) -> LinkEnd 
             serve_halves(at, reader, writer, source).await
         }
     }
-}
-
-/// Keepalive finds dead peers of ZMTP 3.0, which know no PING: 10 s idle, then three probes 5 s apart.
-fn tune(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let keepalive =
-        TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5)).with_retries(3);
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
 async fn serve_halves<R, W>(at: &At, reader: R, writer: W, source: &mut Option<Source>) -> LinkEnd

@@ -68,10 +68,22 @@ impl Source {
         });
         dropped += self.overflow.take_evicted();
         self.metrics.merged.increment(merged);
+        if dropped > 0 {
+            self.queue.note_loss();
+        }
         if dropped > 0 && self.metrics.reject(CAUSE_OVERFLOW, dropped) {
             tracing::warn!(endpoint = %self.status.spec().endpoint, dropped, "ingest is behind; market data of a source is dropped");
         }
         if flood { ControlFlow::Break(LinkEnd::LosslessFlood) } else { ControlFlow::Continue(()) }
+    }
+}
+
+impl Drop for Source {
+    /// What still waits is lost: its peer has gone, and ingest took too long.
+    fn drop(&mut self) {
+        if !self.overflow.is_empty() {
+            self.queue.note_loss();
+        }
     }
 }
 
@@ -88,7 +100,8 @@ impl Sink for Source {
             }
             return ControlFlow::Continue(());
         };
-        let mut message = SourceMessage { topic, body, t_recv: self.t_recv, scope: self.scope, highest_only: false };
+        let mut message =
+            SourceMessage { topic, body, t_recv: self.t_recv, scope: self.scope, merged: 0, highest_only: false };
         if self.queue.is_closed() {
             return ControlFlow::Break(LinkEnd::SinkGone);
         }

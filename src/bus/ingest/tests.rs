@@ -23,7 +23,7 @@ struct Bench {
 
 fn message(topic: &str, body: &str, scope: ScopeId) -> SourceMessage {
     let (topic, body) = (Bytes::copy_from_slice(topic.as_bytes()), Bytes::copy_from_slice(body.as_bytes()));
-    SourceMessage { topic, body, t_recv: Micros::now(), scope, highest_only: false }
+    SourceMessage { topic, body, t_recv: Micros::now(), scope, merged: 0, highest_only: false }
 }
 
 fn shared(topic: &str, body: &str) -> SourceMessage {
@@ -44,11 +44,15 @@ impl Bench {
         let (invalidate_tx, invalidations) = mpsc::channel(1);
         let ingest = ::metrics::with_local_recorder(&recorder, || {
             Ingest::new(
-                IngestConfig { pass_through: false, sim_label: brokers.intern("sim") },
+                IngestConfig {
+                    pass_through: false,
+                    sim_label: brokers.intern("sim"),
+                    clock: Arc::new(crate::model::FeedClock::new(Instant::now())),
+                },
                 Arc::clone(&shards),
                 Arc::clone(&brokers),
                 IngestMetrics::register(),
-                vec![WorkerEnd { ticks: tx, control: control_tx }],
+                vec![WorkerEnd { ticks: tx, control: control_tx, stats: Arc::default() }],
                 sim,
                 invalidate_tx,
             )
@@ -285,4 +289,23 @@ fn sources_are_served_in_turn() {
     assert_eq!(first.len(), 3, "a flooding source does not go first thrice");
     assert_eq!(messages.len(), 6);
     drop(ends);
+}
+
+#[test]
+fn what_a_full_source_merged_is_a_gap_and_what_it_lost_is_told_to_every_worker() {
+    let mut bench = Bench::new(None);
+    bench.want(ScopeId::SHARED, Mode::Ltp, "angel");
+    let merged = SourceMessage { merged: 4, ..shared("NSE_RELIANCE_LTP", r#"{"ltp":2}"#) };
+    bench.ingest.pass(&[shared("NSE_RELIANCE_LTP", r#"{"ltp":1}"#), merged]);
+    let batch = bench.ticks.try_recv().unwrap();
+    assert_eq!(batch.frames.iter().map(|f| f.seq).collect::<Vec<_>>(), [1, 6]);
+    let (sender, receiver) = source();
+    bench.ingest.sources.push(receiver);
+    sender.note_loss();
+    bench.ingest.take_up(&mut Vec::new());
+    bench.ingest.retry_workers();
+    assert!(matches!(bench.control.try_recv(), Ok(Control::TicksLost)));
+    bench.ingest.take_up(&mut Vec::new());
+    bench.ingest.retry_workers();
+    assert!(bench.control.try_recv().is_err(), "told once");
 }

@@ -33,6 +33,7 @@ impl Server {
             handshakes_max: 8,
             handshake: Duration::from_secs(10),
             msgpack,
+            overload: Default::default(),
         };
         let metrics = crate::net::metrics::Metrics::register();
         tokio::task::spawn_local(accept::run(listener, config, metrics, stopping, move |a| {

@@ -4,14 +4,16 @@
 //! frame already begun plus one mark per key; a session behind is resumed by its own task when its socket is writable, so
 //! it costs the others nothing.
 
+mod lossless;
 mod packed;
 
-use super::{Batches, Connection, Eviction, Inner, NO_WORKER, NewestTable, Sent, Worker, YIELD_AFTER, YIELD_WRITES};
-use crate::engine::batch::FrameKey;
+use super::{Batches, Connection, Eviction, Inner, NewestTable, Sent, Worker, YIELD_AFTER, YIELD_WRITES};
+use crate::engine::batch::{Frame, FrameKey, Kind};
 use crate::engine::queue::TickReceiver;
 use crate::engine::transport::Transport;
 use crate::model::{Format, Micros, SessionId};
 use crate::outbox::{Mark, Span};
+use crate::policy::slow_consumer::{self, Verdict};
 use packed::Packed;
 use std::io;
 use std::rc::Rc;
@@ -36,19 +38,19 @@ impl Worker {
     /// Writes every session touched before the pass began once. Yields to the reactor now and then and takes up new batches
     /// meanwhile, so that sessions later in the pass get them with the same write.
     pub async fn flush_pass(self: &Rc<Self>, ticks: &mut TickReceiver) {
-        let (mut left, complete_before) = {
+        let (mut pass, complete_before) = {
             let inner = self.inner.borrow();
-            (inner.touched.len(), inner.batches.next())
+            (inner.touched.begin(), inner.batches.next())
         };
-        while left > 0 {
+        while !pass.is_done() {
             let slice = Instant::now();
             {
                 let mut inner = self.inner.borrow_mut();
                 let mut writes = 0;
-                while left > 0 && writes < YIELD_WRITES {
-                    left -= 1;
+                while writes < YIELD_WRITES
+                    && let Some(slot) = inner.touched.next(&mut pass)
+                {
                     writes += 1;
-                    let Some(slot) = inner.touched.pop_front() else { break };
                     if let Some(connection) = inner.slots[slot as usize].connection.as_mut() {
                         connection.touched = false;
                         self.write(&mut inner, slot);
@@ -58,7 +60,7 @@ impl Worker {
                     }
                 }
             }
-            if left > 0 {
+            if !pass.is_done() {
                 tokio::task::yield_now().await;
                 self.take_up(ticks);
             }
@@ -66,10 +68,10 @@ impl Worker {
         let now = Instant::now();
         let mut inner = self.inner.borrow_mut();
         let done = (complete_before - inner.batches.first) as usize;
-        for batch in inner.batches.held.iter().take(done).filter(|b| b.workers != 0) {
+        for batch in inner.batches.held.iter().take(done).filter(|b| b.kind == Kind::Live) {
             self.metrics.broadcast_latency.record(now.saturating_duration_since(batch.read_at).as_secs_f64());
         }
-        inner.batches.release(complete_before);
+        self.let_go(&mut inner, complete_before, now);
         if inner.scratch.capacity() > SCRATCH_BYTES_KEPT {
             inner.scratch = Vec::new();
         }
@@ -87,6 +89,9 @@ impl Worker {
         if sent.merged > 0 {
             self.metrics.merged_session.increment(sent.merged);
         }
+        if sent.merged_by_rate > 0 {
+            self.metrics.merged_rate.increment(sent.merged_by_rate);
+        }
         *sent = Sent::default();
     }
 
@@ -103,8 +108,10 @@ impl Worker {
         if connection.format == Format::MsgPack {
             *t_send = (*t_send).max(Micros::now());
         }
-        match write_all(connection, batches, newest, scratch, sent, *t_send) {
-            Ok(()) => {}
+        let rules = (self.config.lossless, *t_send);
+        match write_all(connection, slot, batches, newest, scratch, sent, rules) {
+            Ok(Verdict::Keep) => {}
+            Ok(Verdict::Full | Verdict::Stalled) => return self.evict(inner, slot, Eviction::Overflow),
             Err(error) => {
                 tracing::debug!(%error, "socket write failed");
                 connection.transport.shutdown();
@@ -150,12 +157,13 @@ impl Worker {
 /// Writes control frames and spans of a session that is not behind; on refusal it falls behind.
 fn write_all(
     connection: &mut Connection,
+    slot: u32,
     batches: &Batches,
     newest: &mut NewestTable,
     scratch: &mut Vec<u8>,
     sent: &mut Sent,
-    t_send: Micros,
-) -> io::Result<()> {
+    (lossless, t_send): (slow_consumer::Config, Micros),
+) -> io::Result<Verdict> {
     let spans = connection.outbox.take_spans();
     let slab = |span: &Span| &batches.get(span.batch).slab[span.start as usize..span.end as usize];
     let mut packed = Packed::default();
@@ -167,7 +175,10 @@ fn write_all(
             connection.outbox.control().for_each(|frame| scratch.extend_from_slice(frame));
             match format {
                 Format::Json => spans.iter().for_each(|span| scratch.extend_from_slice(slab(span))),
-                Format::MsgPack => packed = packed::pack(&spans, batches, scratch, t_send),
+                Format::MsgPack => {
+                    let dressed = connection.lanes.as_ref().map_or(&[][..], |lanes| &lanes.dressed);
+                    packed = packed::pack(&spans, batches, dressed, scratch, t_send);
+                }
             }
             scratch.as_slice()
         }
@@ -184,15 +195,18 @@ fn write_all(
                 sent.frames[format] += 1;
             }
             connection.outbox.reuse_spans(spans);
-            return Ok(());
+            connection.forget_dressed();
+            return Ok(Verdict::Keep);
         }
         Written::Refused(n) => n,
     };
     sent.bytes[format] += left as u64;
     connection.outbox.fall_behind(Instant::now());
-    // Ticks that stand in MessagePack frames the kernel took at least a byte of.
-    let mut begun = packed.begin(connection, scratch, left, sent);
+    let taken = left;
+    // Control frames stand first: what is left over of ticks must not be taken for the rest of one.
     take_control(connection, &mut left, sent);
+    // Ticks that stand in MessagePack frames the kernel took at least a byte of.
+    let mut begun = packed.begin(connection, scratch, taken, sent);
     for span in &spans {
         let batch = batches.get(span.batch);
         for frame in batch.frames_within(span.start, span.end) {
@@ -204,20 +218,44 @@ fn write_all(
                 left = left.saturating_sub(frame_bytes.len());
                 sent.ticks[format] += 1;
                 sent.frames[format] += 1;
-            } else if frame.workers == NO_WORKER {
+            } else if connection.takes_every(frame.key) {
+                let snapshot = batch.kind == Kind::Snapshots;
+                let verdict = connection.outbox.push_every(frame.key, frame_bytes, snapshot, lossless);
+                if verdict != Verdict::Keep {
+                    return Ok(verdict);
+                }
+            } else if batch.kind == Kind::Snapshots {
                 connection.outbox.mark_snapshot(frame.key, frame_bytes);
-            } else if connection.outbox.mark(frame.key) {
-                newest.hold(frame.key, frame.seq, frame_bytes);
             } else {
-                newest.renew(frame.key, frame.seq, frame_bytes);
-                sent.merged += 1;
+                mark(connection, slot, frame, frame_bytes, newest, sent);
             }
         }
     }
-    Ok(())
+    connection.forget_dressed();
+    Ok(Verdict::Keep)
 }
 
-/// Writes the rest of the frame begun, then control frames, then the newest tick of each marked key. True when nothing is left.
+/// A tick that the kernel refused becomes a mark.
+fn mark(
+    connection: &mut Connection,
+    slot: u32,
+    frame: &Frame,
+    bytes: &[u8],
+    newest: &mut NewestTable,
+    sent: &mut Sent,
+) {
+    if connection.outbox.mark(frame.key) {
+        newest.hold(frame.key, frame.seq, bytes);
+    } else {
+        newest.renew(frame.key, frame.seq, bytes);
+        sent.merged += 1;
+    }
+    // Only now: what is held is newer, and its bytes must stay.
+    connection.join_mark(slot, (frame.key, frame.seq), bytes, newest, sent);
+}
+
+/// Writes the rest of the frame begun, then control frames, then ticks that may not be merged, then the newest tick of each marked key.
+/// True when nothing is left.
 fn catch_up(
     connection: &mut Connection,
     newest: &mut NewestTable,
@@ -249,8 +287,13 @@ fn catch_up(
                 break;
             }
         }
+        let every_start = scratch.len();
+        let every = lossless::gather(connection, scratch, t_send);
         let ticks_start = scratch.len();
-        let marked = gather_marked(connection, newest, scratch, t_send);
+        let marked = match lossless::is_last(connection, every) {
+            true => gather_marked(connection, newest, scratch, t_send),
+            false => Marked::new(),
+        };
         if scratch.is_empty() {
             return Ok(true);
         }
@@ -269,6 +312,7 @@ fn catch_up(
             connection.outbox.progressed(Instant::now());
         }
         take_control(connection, &mut left, sent);
+        lossless::settle(connection, every, &scratch[every_start..ticks_start], &mut left, sent);
         match connection.format {
             Format::Json => settle_marked(connection, newest, marked, left, sent),
             Format::MsgPack => {
@@ -299,7 +343,13 @@ fn gather_marked(connection: &mut Connection, newest: &NewestTable, scratch: &mu
         len += newest.due(key, &mark).len();
         marked.push((key, mark));
     }
-    let pieces: Vec<&[u8]> = marked.iter().map(|(key, mark)| newest.due(*key, mark)).collect();
+    let dressed: Vec<Option<Vec<u8>>> = match &connection.lanes {
+        Some(lanes) => marked.iter().map(|(key, mark)| lanes.dress(*key, mark, newest)).collect(),
+        None => Vec::new(),
+    };
+    let own = |n: usize| dressed.get(n).and_then(Option::as_deref);
+    let pieces = marked.iter().enumerate().map(|(n, (key, mark))| own(n).unwrap_or_else(|| newest.due(*key, mark)));
+    let pieces: Vec<&[u8]> = pieces.collect();
     match connection.format {
         Format::Json => pieces.iter().for_each(|piece| scratch.extend_from_slice(piece)),
         Format::MsgPack if pieces.is_empty() => {}
@@ -328,6 +378,7 @@ fn settle_packed(
     sent.frames[connection.format as usize] += 1;
     sent.ticks[connection.format as usize] += marked.len() as u64;
     for (key, mark) in marked {
+        connection.mark_sent(key, newest);
         if mark == Mark::Tick {
             newest.release(key);
         }
@@ -354,6 +405,7 @@ fn settle_marked(
         left = left.saturating_sub(bytes.len());
         sent.ticks[format] += 1;
         sent.frames[format] += 1;
+        connection.mark_sent(key, newest);
         if mark == Mark::Tick {
             newest.release(key);
         }
@@ -379,7 +431,6 @@ fn write_once(transport: &Transport, bytes: &[u8]) -> io::Result<Written> {
     while written < bytes.len() {
         match transport.try_write(&bytes[written..]) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            // After a short write tokio knows that the socket is full: the next try returns without a system call.
             Ok(n) => written += n,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Written::Refused(written)),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -3,11 +3,16 @@
 //! Promise: a batch is dropped once no outbox refers to it, and a kept frame with its last mark; neither grows with the number
 //! of ticks, only with what is still to be written.
 
+use super::NO_WORKER;
+use super::lanes::Calendar;
 use crate::engine::batch::{EncodedBatch, FrameKey};
 use crate::outbox::Mark;
+use crate::policy::conflation::Moment;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant as StdInstant;
+use tokio::time::Instant;
 
 /// Batches whose frames stand in some session's spans, numbered from the first the worker ever saw.
 #[derive(Default)]
@@ -31,28 +36,47 @@ impl Batches {
         self.first + self.held.len() as u64
     }
 
-    /// Drops all batches before `number`.
-    pub(super) fn release(&mut self, number: u64) {
-        while self.first < number && self.held.pop_front().is_some() {
+    /// Drops all batches before `number`. When the newest of them that came from ingest was read from the bus.
+    pub(super) fn release(&mut self, number: u64) -> Option<StdInstant> {
+        let mut newest = None;
+        while self.first < number
+            && let Some(batch) = self.held.pop_front()
+        {
             self.first += 1;
+            newest = (batch.workers != NO_WORKER).then_some(batch.read_at).or(newest);
         }
+        newest
     }
 }
 
-/// The worker's own copy of the newest frame of each key on which some session is behind.
-#[derive(Default)]
+/// The worker's own copy of the newest frame of each key on which some session is behind, or which it has held back for one.
 pub(super) struct NewestTable {
     pub(super) kept: HashMap<FrameKey, Newest, ahash::RandomState>,
+    /// When what is held back falls due.
+    pub(super) calendar: Calendar,
+    /// Moments count from here.
+    pub(super) begun: Instant,
+}
+
+impl Default for NewestTable {
+    fn default() -> Self {
+        NewestTable { kept: HashMap::default(), calendar: Calendar::default(), begun: Instant::now() }
+    }
 }
 
 pub(super) struct Newest {
     pub(super) seq: u64,
     pub(super) bytes: Vec<u8>,
-    /// Sessions with a mark on the key.
+    /// Sessions with a mark on the key, or for which it is held.
     holders: u32,
 }
 
 impl NewestTable {
+    /// The present moment.
+    pub(super) fn now(&self) -> Moment {
+        Moment(self.begun.elapsed().as_micros() as u64)
+    }
+
     /// A session has marked `key`, whose tick `seq` has these bytes.
     pub(super) fn hold(&mut self, key: FrameKey, seq: u64, bytes: &[u8]) {
         let kept = self.kept.entry(key).or_insert_with(|| Newest { seq: 0, bytes: Vec::new(), holders: 0 });

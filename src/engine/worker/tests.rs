@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::engine::queue::{TickSender, tick_queue};
-use crate::model::{BrokerId, Micros, Mode, StreamId};
+use crate::model::{BrokerId, Level, Micros, Mode, StreamId};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::{TcpListener as StdListener, TcpStream as StdStream};
@@ -76,7 +76,12 @@ impl Bench {
 
     fn take(&self, peer: &Peer, streams: &[u32]) {
         let ack = Bytes::from(frame_bytes(0, 0, 0));
-        self.worker.activate(peer.id, Some(ack), streams, |s| Activate { key: key(*s), floor: 0, snapshot: None });
+        self.worker.activate(peer.id, Some(ack), streams, |s| Activate {
+            key: key(*s),
+            floor: 0,
+            snapshot: None,
+            terms: Terms::default(),
+        });
     }
 
     fn is_behind(&self, peer: &Peer) -> bool {
@@ -263,6 +268,7 @@ fn a_snapshot_precedes_ticks_and_ticks_at_its_floor_are_skipped() {
             key: key(s),
             floor: 7,
             snapshot: snapshot(),
+            terms: Terms::default(),
         });
         bench.ticks.push(&batch(&[(1, 6), (1, 7), (1, 8)], 10), 1);
         let seen = peer.read_until(|seen| seen.contains(&(1, 8))).await;
@@ -285,6 +291,23 @@ fn the_largest_outboxes_go_first_and_only_as_many_as_must() {
         }
         assert_eq!(bench.worker.next_eviction().await, (peers[1].id, Eviction::Shed));
         assert!(bench.worker.inner.borrow().evictions.is_empty(), "one was enough, though its bytes are still there");
+    });
+}
+
+#[test]
+fn the_low_class_is_shed_first_however_little_it_holds() {
+    Bench::run(|bench| async move {
+        let peers = [bench.connect().await, bench.connect().await];
+        bench.worker.set_class(peers[0].id, Class::Low);
+        for (peer, len) in peers.iter().zip([50_000, 60_000]) {
+            let mut inner = bench.worker.inner.borrow_mut();
+            let outbox = &mut inner.connection(peer.id).unwrap().outbox;
+            outbox.fall_behind(Instant::now());
+            outbox.push_goodbye(vec![0; len].into());
+        }
+        bench.worker.sweep(Instant::now(), Duration::ZERO);
+        assert_eq!(bench.worker.next_eviction().await, (peers[0].id, Eviction::Shed));
+        assert!(bench.worker.inner.borrow().evictions.is_empty());
     });
 }
 
@@ -337,6 +360,7 @@ fn a_snapshot_for_one_session_reaches_no_other_that_is_behind_on_its_key() {
             key: key(s),
             floor: seq + 2,
             snapshot: Some(frame_bytes(1, seq + 2, 0)),
+            terms: Terms::default(),
         });
         let seen = old.read_until(|seen| seen.contains(&(1, seq))).await;
         assert_eq!(seen.last(), Some(&(1, seq)), "the newest that the worker has seen, and not the other's snapshot");
@@ -362,5 +386,33 @@ fn a_write_that_fails_while_catching_up_leaves_no_copies_behind() {
         assert_eq!(bench.worker.next_eviction().await, (peer.id, Eviction::Gone));
         bench.worker.remove(peer.id, |_| {});
         assert!(bench.worker.inner.borrow().newest.kept.is_empty());
+    });
+}
+
+#[test]
+fn overload_lengthens_the_rest_between_flushes_and_samples_say_how_the_worker_keeps_up() {
+    Bench::run(async |mut bench| {
+        let load = &bench.worker.stats().load;
+        let peer = bench.connect().await;
+        bench.take(&peer, &[1]);
+        assert_eq!(load.take().delay, None, "an acknowledgement is no delivery");
+        let late = Instant::now().checked_sub(Duration::from_secs(3)).unwrap();
+        let mut old = EncodedBatch::new(Micros(0), late);
+        old.push(key(1), 1, 1, |slab| slab.extend_from_slice(&frame_bytes(1, 1, 0)));
+        bench.ticks.push(&Arc::new(old), 1);
+        let mut seen = None;
+        bench
+            .until(|| {
+                seen = seen.or(load.take().delay);
+                seen.is_some()
+            })
+            .await;
+        assert!(seen.is_some_and(|delay| delay >= Duration::from_secs(3)), "{seen:?}");
+        bench.worker.sweep(Instant::now(), Duration::from_millis(7));
+        assert_eq!((load.take().lag, load.take().in_hand), (Some(Duration::from_millis(7)), 0));
+        for (level, ms) in [(Level::Paced, 4), (Level::Refusing, 4), (Level::Normal, 1)] {
+            bench.worker.set_overload(level);
+            assert_eq!(bench.worker.max_delay.get(), Duration::from_millis(ms), "{level:?}");
+        }
     });
 }

@@ -22,6 +22,7 @@ fn config() -> Config {
         handshakes_max: 32,
         handshake: Duration::from_secs(10),
         msgpack: true,
+        overload: Default::default(),
     }
 }
 

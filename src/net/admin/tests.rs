@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 fn readiness(state: State) -> Readiness {
     Readiness {
         state,
+        accepting: true,
         listen: vec!["127.0.0.1:8765".into()],
         admin: "127.0.0.1:9464".into(),
         bus: vec!["tcp://127.0.0.1:5555".into()],
@@ -20,7 +21,8 @@ fn state(life: State) -> AdminState {
     let recorder = PrometheusBuilder::new().build_recorder();
     ::metrics::with_local_recorder(&recorder, || ::metrics::counter!("tickcast_ticks_received_total").increment(3));
     AdminState {
-        metrics: recorder.handle(),
+        exporter: recorder.handle(),
+        metrics: Box::new(move || recorder.handle().render()),
         heartbeats: Heartbeats::new(["worker-0", "ingest"], Instant::now()),
         readiness: Box::new(move || readiness(life)),
         routes: vec![Route {
@@ -75,6 +77,14 @@ async fn readyz_is_200_only_while_clients_are_accepted_and_says_the_same_body_al
         });
         assert_eq!(got, want);
     }
+}
+
+#[test]
+fn readyz_is_503_while_an_overload_lets_no_client_in() {
+    let reply = Readiness { accepting: false, ..readiness(State::Degraded) }.reply();
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+    let body: serde_json::Value = serde_json::from_slice(&reply.body).expect("JSON");
+    assert_eq!((&body["ready"], &body["state"]), (&serde_json::json!(false), &serde_json::json!("degraded")));
 }
 
 #[tokio::test]
@@ -211,8 +221,8 @@ async fn silent_connections_are_bounded_and_cut_so_that_the_next_scrape_gets_in(
 }
 
 #[tokio::test(start_paused = true)]
-async fn histograms_are_drained_every_five_seconds_while_nobody_scrapes() {
+async fn histograms_are_drained_four_times_a_second_while_nobody_scrapes() {
     let mut drained = 0;
-    let _ended = tokio::time::timeout(Duration::from_secs(19), upkeep(|| drained += 1)).await;
-    assert_eq!(drained, 4, "at 0, 5, 10 and 15 s");
+    let _ended = tokio::time::timeout(Duration::from_millis(900), upkeep(|| drained += 1)).await;
+    assert_eq!(drained, 4, "at 0, 250, 500 and 750 ms");
 }

@@ -8,11 +8,14 @@ use crate::engine::normalise::{self, Unit};
 use crate::engine::worker::Activate;
 use crate::limits::ACK_BYTES_MAX;
 use crate::model::{Format, Instrument, InstrumentRef, Micros, Mode, StreamId};
+use crate::policy::conflation::Terms;
+use crate::policy::overload::takes_subscriptions;
 use crate::registry::{self, Decision, Fault, FaultCode, Member, Want};
 use crate::session::Sessions;
+use crate::session::held::Notices;
 use crate::session::state::{Phase, Session};
 use crate::shards::{Activation, ShardIndex};
-use crate::wire::command::{Delivery, Depth, Entry, EntryError, SubscribeRequest};
+use crate::wire::command::{Delivery, Depth, Entry, EntryError, MaxRate, Options, SubscribeRequest};
 use crate::wire::error::ErrorCode;
 use crate::wire::reply::{self, AckEntry, AckOutcome};
 use hashbrown::HashMap;
@@ -21,7 +24,8 @@ use tokio::sync::mpsc;
 
 const LIMIT: &str =
     "Subscription limit of this client reached: unsubscribe something first, or raise limits.subscriptions_per_client";
-const NOT_YET: &str = "delivery \"every\", max_rate and range are not served by this version: leave them out";
+const OVERLOADED: &str =
+    "The server is overloaded and takes no new subscriptions of this key's class: try again later, with growing delays";
 
 /// What the registry granted.
 struct Granted {
@@ -66,13 +70,20 @@ pub(super) async fn subscribe(sessions: &Rc<Sessions>, session: &Rc<Session>, re
         // `close` has released held and pending references alike.
         return Outcome::Error;
     }
+    let terms = replaced_terms(&request.entries, &standings, &entries, |entry, terms| {
+        if let Some(held) = state.held.find(entry.instrument.as_ref(), entry.mode) {
+            sessions.worker.set_terms(session.id, held.key, terms);
+        }
+    });
     let mut fresh = Vec::new();
-    for (entry, outcome) in entries.iter().zip(&outcomes) {
+    state.held.reserve(entries.len());
+    for ((entry, outcome), terms) in entries.iter().zip(&outcomes).zip(terms) {
         if let Ok(granted) = outcome {
             let shard = sessions.shards.shard_of(entry.instrument.as_ref());
             let key = FrameKey::new(granted.stream, entry.mode, session.format, member.broker);
-            state.held.insert(entry.instrument.clone(), entry.mode, (key, granted.scale, shard));
-            fresh.push(Fresh { entry, key, scale: granted.scale, shard });
+            let name = sessions.names.borrow_mut().intern(entry.instrument.as_ref());
+            state.held.insert(name, key, granted.scale);
+            fresh.push(Fresh { entry, key, scale: granted.scale, shard, terms });
         }
     }
     drop(state);
@@ -82,19 +93,38 @@ pub(super) async fn subscribe(sessions: &Rc<Sessions>, session: &Rc<Session>, re
     }
     // Asked before values are read: once the simulated market is over, none of its values is left to be taken for a real one.
     let label = sessions.label(member.broker);
-    let live = sessions.registry.adapter_status(member.user) == "connected";
+    let live = sessions.feed_is_live(member.user);
     let frame = reply::frame(session.format, &ack).into();
     sessions.worker.activate(session.id, Some(frame), fresh, |fresh| {
-        let key = fresh.key;
+        let (key, terms) = (fresh.key, fresh.terms);
         let Some(activation) = sessions.shards.activate(fresh.shard, key.stream(), sessions.interest(key)) else {
             // The reference pins the stream, so it is there; were it not, there would be nothing to deliver.
-            return Activate { key, floor: 0, snapshot: None };
+            return Activate { key, floor: 0, snapshot: None, terms };
         };
         let snapshot = snapshot(sessions, &fresh, &activation, label, live);
-        Activate { key, floor: activation.floor, snapshot }
+        Activate { key, floor: activation.floor, snapshot, terms }
     });
     session.state.borrow_mut().pending = Vec::new();
+    notices(sessions, session, &request.entries);
     outcome
+}
+
+/// Notices that the entries ask for are due from now on; what is not as usual now is told at once.
+fn notices(sessions: &Sessions, session: &Session, entries: &[Result<Entry, EntryError>]) {
+    let mut state = session.state.borrow_mut();
+    let before = state.held.notices();
+    for entry in entries.iter().flatten() {
+        let notices = Notices { feed_status: entry.options.feed_status, overload: entry.options.overload };
+        state.held.set_notices(entry.instrument.as_ref(), entry.mode, notices);
+    }
+    let now = state.held.notices();
+    drop(state);
+    if now.overload && !before.overload {
+        sessions.tell_overload(session);
+    }
+    if now.feed_status && !before.feed_status {
+        sessions.tell_feed_now(session);
+    }
 }
 
 /// The user's broker may have changed while the entries were pending: what was granted is then on other streams.
@@ -133,6 +163,37 @@ struct Fresh<'a> {
     key: FrameKey,
     scale: u8,
     shard: ShardIndex,
+    terms: Terms,
+}
+
+/// The terms of each want: those of the last entry that names it. `held` is called for entries that name what is held already, in order.
+fn replaced_terms(
+    all: &[Result<Entry, EntryError>],
+    standings: &[Standing],
+    wanted: &[&Entry],
+    held: impl Fn(&Entry, Terms),
+) -> Vec<Terms> {
+    let mut terms: Vec<Terms> = wanted.iter().map(|entry| terms_of(&entry.options)).collect();
+    for (entry, standing) in all.iter().zip(standings) {
+        match (entry, standing) {
+            (Ok(entry), Standing::Duplicate) => held(entry, terms_of(&entry.options)),
+            (Ok(entry), Standing::SameAs(first)) => {
+                if let Standing::Wanted(n) = standings[*first] {
+                    terms[n] = terms_of(&entry.options);
+                }
+            }
+            _ => {}
+        }
+    }
+    terms
+}
+
+fn terms_of(options: &Options) -> Terms {
+    Terms {
+        every: options.delivery == Delivery::Every,
+        interval: options.max_rate.map(MaxRate::interval),
+        range: options.range,
+    }
 }
 
 /// Which entries go to the registry: not those that are wrong, held already, named twice, or over the limit.
@@ -143,6 +204,7 @@ fn sort_out<'a>(
     room: usize,
 ) -> (Vec<Standing>, Vec<&'a Entry>) {
     let state = session.state.borrow();
+    let overloaded = state.class().is_some_and(|class| !takes_subscriptions(sessions.config.overload.get(), class));
     let mut seen: HashMap<(InstrumentRef<'_>, Mode), usize> = HashMap::new();
     let mut wanted = Vec::new();
     let standings = entries
@@ -156,11 +218,6 @@ fn sort_out<'a>(
                     return Standing::Error(Some(error.code), error.message.into());
                 }
             };
-            let options = &entry.options;
-            if options.delivery == Delivery::Every || options.max_rate.is_some() || options.range {
-                sessions.metrics.error(ErrorCode::InvalidParameters);
-                return Standing::Error(Some(ErrorCode::InvalidParameters), NOT_YET.into());
-            }
             let name = entry.instrument.as_ref();
             if state.held.find(name, entry.mode).is_some() {
                 sessions.registry.count_duplicate();
@@ -170,9 +227,10 @@ fn sort_out<'a>(
                 sessions.registry.count_duplicate();
                 return Standing::SameAs(first);
             }
-            if wanted.len() >= room {
+            if overloaded || wanted.len() >= room {
                 sessions.metrics.error(ErrorCode::LimitExceeded);
-                return Standing::Error(Some(ErrorCode::LimitExceeded), LIMIT.into());
+                let message = if overloaded { OVERLOADED } else { LIMIT };
+                return Standing::Error(Some(ErrorCode::LimitExceeded), message.into());
             }
             seen.insert((name, entry.mode), at);
             wanted.push(entry);

@@ -4,6 +4,7 @@ use super::{Outcome, member};
 use crate::model::{Instrument, InstrumentRef, Mode};
 use crate::registry::{self, Member, UnsubscribeDecision};
 use crate::session::Sessions;
+use crate::session::held::Subscription;
 use crate::session::state::Session;
 use crate::wire::command::UnsubscribeRequest;
 use crate::wire::reply::{self, FailedEntry};
@@ -55,7 +56,8 @@ pub(super) async fn some(sessions: &Rc<Sessions>, session: &Rc<Session>, request
 
 pub(super) async fn all(sessions: &Rc<Sessions>, session: &Rc<Session>, request_id: Option<&RawValue>) -> Outcome {
     let Some(member) = member(sessions, session, request_id) else { return Outcome::Error };
-    let keys: Vec<_> = session.state.borrow().held.in_order().into_iter().map(|(i, m, _)| (i, m)).collect();
+    let keys: Vec<_> =
+        session.state.borrow().held.in_order().iter().map(Subscription::name).map(|(i, m)| (i.to_owned(), m)).collect();
     let faults = release(sessions, session, &member, &keys).await;
     let (mut successful, mut failed) = (Vec::new(), Vec::new());
     for ((instrument, _), fault) in keys.iter().zip(&faults) {
@@ -76,7 +78,7 @@ pub(super) fn end_delivery(sessions: &Sessions, session: &Session, keys: &[(Inst
     for (instrument, mode) in keys {
         if let Some(held) = state.held.remove(instrument.as_ref(), *mode) {
             frames.push(held.key);
-            shards.insert(held.key.stream(), held.shard);
+            shards.insert(held.key.stream(), sessions.shard_of(&held));
         }
     }
     drop(state);

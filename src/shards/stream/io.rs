@@ -3,6 +3,7 @@
 use crate::model::{BrokerId, Encoding, Format, InstrumentRef, Micros, Mode, ScopeId, StreamId, WorkerId};
 use smallvec::SmallVec;
 use std::iter::Sum;
+use std::ops::AddAssign;
 
 /// One tick on its way in.
 #[derive(Clone, Copy, Debug)]
@@ -21,14 +22,35 @@ pub struct TickIn<'a> {
     pub payload: &'a [u8],
     /// How to read them.
     pub encoding: Encoding,
-    /// Whether the payload has what lower modes need (an `ltp`).
-    pub serves_lower: bool,
+    /// What it can serve.
+    pub serves: Serves,
+    /// Older ticks of its topic that it has replaced before it came here; they count in `seq`.
+    pub merged: u32,
     /// See [`crate::model::SourceMessage::highest_only`].
     pub highest_only: bool,
     /// Its last price is the one before, so that LTP subscribers need not hear of it.
     pub repeats_ltp: bool,
     /// When its message was read.
     pub t_recv: Micros,
+}
+
+impl TickIn<'_> {
+    /// Ticks of its topic that it stands for.
+    pub(super) fn counts(&self) -> u64 {
+        1 + u64::from(self.merged)
+    }
+}
+
+/// Which modes a payload can serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serves {
+    /// Nobody has read it: good enough while nobody wants the stream. Lower modes if it seems to have an `ltp`.
+    Unread {
+        /// It seems to have one.
+        lower: bool,
+    },
+    /// By [`Mode::index`], from the payload itself.
+    Known([bool; 3]),
 }
 
 /// A tick that somebody wants.
@@ -52,7 +74,7 @@ pub type Wants = SmallVec<[Want; 4]>;
 pub struct Want {
     /// The mode to deliver in, at most the tick's own.
     pub mode: Mode,
-    /// The tick's number within (stream, mode).
+    /// The tick's number within (stream, mode) as users of this label see it.
     pub seq: u64,
     /// The format to encode in.
     pub format: Format,
@@ -78,7 +100,7 @@ pub struct Interest {
 /// Where delivery begins after an activation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Activation {
-    /// `seq` of the newest tick of (stream, mode) so far: ticks at or below it are not for this subscription.
+    /// `seq` of the newest tick of (stream, mode) under this label so far: ticks at or below it are not for this subscription.
     pub floor: u64,
     /// The newest value that can serve the mode; absent when there was none, when it was erased, or when it came under
     /// another broker's name.
@@ -98,7 +120,7 @@ pub struct LastValue {
     pub broker: Option<BrokerId>,
     /// When its message was read.
     pub t_recv: Micros,
-    /// Its number within (stream, mode asked for); equals the floor.
+    /// Its number within (stream, mode asked for) under this label; equals the floor.
     pub seq: u64,
 }
 
@@ -125,6 +147,17 @@ pub struct Ingested {
     pub unwanted: u32,
     /// Dropped: no room (`instrument_limit`).
     pub refused: u32,
+    /// Of those, how many somebody wanted.
+    pub lost: u32,
+}
+
+impl AddAssign for Ingested {
+    fn add_assign(&mut self, more: Ingested) {
+        self.wanted += more.wanted;
+        self.unwanted += more.unwanted;
+        self.refused += more.refused;
+        self.lost += more.lost;
+    }
 }
 
 /// What a table holds.

@@ -1,25 +1,30 @@
-//! The stream table against a naive model, its laws one by one, and its limits under invented names.
+//! The stream table against a naive model. Its laws, one by one, stand in `laws.rs`.
 
 use super::*;
-use crate::shards::{Shards, shard};
+use crate::shards::shard::Config;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
 const NAMES: [&str; 8] = ["SBIN", "TCS", "INFY", "RELIANCE", "M&M", "BAJAJ-AUTO", "NIFTY", "ITC"];
 const SCOPES: [ScopeId; 2] = [ScopeId(0), ScopeId(7)];
-const BROKERS: [BrokerId; 2] = [BrokerId(0), BrokerId(1)];
+pub(super) const BROKERS: [BrokerId; 2] = [BrokerId(0), BrokerId(1)];
 const RECORDS_MAX: usize = 9;
 
-fn table(instruments_max: usize, last_value_bytes_max: usize) -> Streams {
+pub(super) fn table(instruments_max: usize, last_value_bytes_max: usize) -> Streams {
     let config = Config { instruments_max, last_value_bytes_max, seed: Some(1), ..Config::default() };
     Streams::new(Arc::new(Common::new(&config)))
 }
 
-fn nse(symbol: &str) -> InstrumentRef<'_> {
+pub(super) fn nse(symbol: &str) -> InstrumentRef<'_> {
     InstrumentRef { venue: "NSE", symbol }
 }
 
-fn tick<'a>(symbol: &'a str, mode: Mode, payload: &'a [u8]) -> TickIn<'a> {
+/// What a payload of `mode` serves once it was read: its own mode, and the lower ones if `lower`.
+pub(super) fn reads(mode: Mode, lower: bool) -> Serves {
+    Serves::Known(Mode::ALL.map(|m| m == mode || lower))
+}
+
+pub(super) fn tick<'a>(symbol: &'a str, mode: Mode, payload: &'a [u8]) -> TickIn<'a> {
     TickIn {
         position: 0,
         scope: ScopeId::SHARED,
@@ -28,21 +33,22 @@ fn tick<'a>(symbol: &'a str, mode: Mode, payload: &'a [u8]) -> TickIn<'a> {
         broker: None,
         payload,
         encoding: Encoding::Json,
-        serves_lower: true,
+        serves: reads(mode, true),
+        merged: 0,
         highest_only: false,
         repeats_ltp: false,
         t_recv: Micros(1),
     }
 }
 
-fn take(streams: &mut Streams, tick: TickIn<'_>) -> (Vec<TickOut>, Ingested) {
+pub(super) fn take(streams: &mut Streams, tick: TickIn<'_>) -> (Vec<TickOut>, Ingested) {
     let (mut out, mut counts) = (Vec::new(), Ingested::default());
-    streams.tick(&tick, &mut out, &mut counts);
+    streams.tick(&tick, &mut out, &mut Vec::new(), &mut counts);
     streams.note_ticks(counts);
     (out, counts)
 }
 
-fn interest(worker: u8, mode: Mode) -> Interest {
+pub(super) fn interest(worker: u8, mode: Mode) -> Interest {
     Interest { worker: WorkerId(worker), mode, format: Format::Json, label: BROKERS[0] }
 }
 
@@ -128,6 +134,8 @@ struct NaiveRecord {
     pins: usize,
     modes: [NaiveMode; 3],
     wanted: BTreeSet<(u8, u8, u16, u8)>,
+    /// What users of one (mode, format, label) have seen so far; there only while somebody wants it.
+    seen: BTreeMap<(u8, u8, u16), u64>,
 }
 
 /// The table's rules, written for clarity: linear searches, whole copies.
@@ -192,14 +200,14 @@ impl Naive {
             } else {
                 let own = state.higher_since_own.is_some_and(|n| n < 16);
                 state.higher_since_own = state.higher_since_own.map(|n| n + 1);
-                if tick.serves_lower && !own {
+                if tick.serves == reads(tick.mode, true) && !own {
                     served.push(m);
                 }
             }
         }
         for m in &served {
             let state = &mut record.modes[m.index()];
-            state.seq += 1;
+            state.seq += 1 + u64::from(tick.merged);
             state.last = Some(LastValue {
                 payload: tick.payload.to_vec(),
                 encoding: tick.encoding,
@@ -217,7 +225,9 @@ impl Naive {
         }
         let want = |((m, f, label), workers): ((u8, u8, u16), u64)| {
             let mode = Mode::from_int(m.into()).unwrap();
-            let seq = record.modes[mode.index()].seq;
+            let seen = record.seen.get_mut(&(m, f, label)).unwrap();
+            *seen += 1 + u64::from(tick.merged);
+            let seq = *seen;
             Want { mode, seq, format: Format::ALL[usize::from(f)], label: BrokerId(label), workers }
         };
         Some(wants.into_iter().map(want).collect())
@@ -237,7 +247,8 @@ fn run(ops: Vec<Op>) {
                     position: n as u32,
                     scope: SCOPES[scope],
                     broker,
-                    serves_lower,
+                    serves: reads(mode, serves_lower),
+                    merged: (n % 4 == 0).into(),
                     t_recv: Micros(n as u64),
                     ..tick(NAMES[name], mode, &payload)
                 };
@@ -288,8 +299,10 @@ fn run(ops: Vec<Op>) {
                 let want = record.map(|record| {
                     record.wanted.insert(row(interest));
                     let state = &record.modes[interest.mode.index()];
+                    let (mode, format, label, _) = row(interest);
+                    let floor = *record.seen.entry((mode, format, label)).or_insert(state.seq);
                     let last = state.last.clone().filter(|l| l.broker.is_none_or(|b| b == interest.label));
-                    Activation { floor: state.seq, last }
+                    Activation { floor, last: last.map(|last| LastValue { seq: floor, ..last }) }
                 });
                 let is_live = want.is_some();
                 assert_eq!(streams.activate(stream, interest), want);
@@ -301,7 +314,12 @@ fn run(ops: Vec<Op>) {
                 let Some(stream) = id(&ids, which) else { continue };
                 let key = naive.ids[&stream];
                 let record = naive.records.get_mut(&key).filter(|r| r.stream == Some(stream));
-                let was = record.is_some_and(|r| r.wanted.remove(&row(interest)));
+                let was = record.is_some_and(|r| {
+                    let was = r.wanted.remove(&row(interest));
+                    let wanted = &r.wanted;
+                    r.seen.retain(|kind, _| wanted.iter().any(|w| (w.0, w.1, w.2) == *kind));
+                    was
+                });
                 assert_eq!(streams.deactivate(stream, interest), was);
                 if was {
                     naive.reorder(key);
@@ -359,7 +377,7 @@ proptest! {
                 Op::Tick { scope, name, mode, serves_lower, len, .. } => {
                     let payload = vec![1; len];
                     let before = streams.find(SCOPES[scope], nse(NAMES[name])).map(|at| streams.slots[at as usize].modes.map(|m| (m.seq, m.own)));
-                    let t = TickIn { scope: SCOPES[scope], serves_lower, ..tick(NAMES[name], mode, &payload) };
+                    let t = TickIn { scope: SCOPES[scope], serves: reads(mode, serves_lower), ..tick(NAMES[name], mode, &payload) };
                     let (_, counts) = take(&mut streams, t);
                     if counts.refused == 1 {
                         let after = streams.find(SCOPES[scope], nse(NAMES[name])).map(|at| streams.slots[at as usize].modes.map(|m| (m.seq, m.own)));
@@ -376,150 +394,4 @@ proptest! {
         }
         release_everything(&mut streams);
     }
-}
-
-// --- laws, one by one -----------------------------------------------------------------------------------------------
-
-/// Which modes a tick was handed out in.
-fn modes_of(out: &[TickOut]) -> Vec<(Mode, u64)> {
-    out.iter().flat_map(|t| t.wants.iter().map(|w| (w.mode, w.seq))).collect()
-}
-
-#[test]
-fn covered_copies_stop_with_an_own_tick_and_resume_after_sixteen_higher_ticks_without_one() {
-    let mut streams = table(10, 1 << 20);
-    let id = streams.pin(ScopeId::SHARED, nse("SBIN")).unwrap().stream;
-    streams.activate(id, interest(0, Mode::Ltp)).unwrap();
-    let quote = || tick("SBIN", Mode::Quote, b"q");
-    assert_eq!(modes_of(&take(&mut streams, quote()).0), [(Mode::Ltp, 1)], "covered while there are no own ticks");
-    assert_eq!(modes_of(&take(&mut streams, tick("SBIN", Mode::Ltp, b"l")).0), [(Mode::Ltp, 2)]);
-    for n in 1..=15 {
-        assert_eq!(modes_of(&take(&mut streams, quote()).0), [], "higher tick {n}");
-    }
-    assert_eq!(modes_of(&take(&mut streams, tick("SBIN", Mode::Ltp, b"l")).0), [(Mode::Ltp, 3)], "counts anew");
-    for n in 1..=16 {
-        assert_eq!(modes_of(&take(&mut streams, quote()).0), [], "higher tick {n}");
-    }
-    assert_eq!(modes_of(&take(&mut streams, quote()).0), [(Mode::Ltp, 4)], "the seventeenth is sent again");
-}
-
-#[test]
-fn a_source_that_sends_each_tick_once_serves_lower_modes_from_the_first_higher_tick_on() {
-    let mut streams = table(10, 1 << 20);
-    let id = streams.pin(ScopeId::SHARED, nse("SBIN")).unwrap().stream;
-    streams.activate(id, interest(0, Mode::Ltp)).unwrap();
-    let mut seq = 0;
-    for mode in [Mode::Ltp, Mode::Depth, Mode::Quote, Mode::Ltp, Mode::Depth] {
-        let tick = TickIn { highest_only: true, ..tick("SBIN", mode, b"x") };
-        seq += 1;
-        assert_eq!(modes_of(&take(&mut streams, tick).0), [(Mode::Ltp, seq)], "{mode:?}");
-    }
-}
-
-#[test]
-fn a_tick_that_only_repeats_its_last_price_serves_quotes_and_leaves_the_last_price_as_it_is() {
-    let mut streams = table(10, 1 << 20);
-    let id = streams.pin(ScopeId::SHARED, nse("SBIN")).unwrap().stream;
-    for mode in [Mode::Ltp, Mode::Quote] {
-        streams.activate(id, interest(0, mode)).unwrap();
-    }
-    let depth = |repeats_ltp| TickIn { highest_only: true, repeats_ltp, ..tick("SBIN", Mode::Depth, b"x") };
-    assert_eq!(modes_of(&take(&mut streams, depth(false)).0), [(Mode::Ltp, 1), (Mode::Quote, 1)]);
-    for seq in 2..40 {
-        assert_eq!(modes_of(&take(&mut streams, depth(true)).0), [(Mode::Quote, seq)]);
-    }
-    assert_eq!(modes_of(&take(&mut streams, depth(false)).0), [(Mode::Ltp, 2), (Mode::Quote, 40)]);
-}
-
-#[test]
-fn a_snapshot_of_a_lower_mode_survives_a_higher_tick_that_cannot_serve_it() {
-    let mut streams = table(10, 1 << 20);
-    let id = streams.pin(ScopeId::SHARED, nse("SBIN")).unwrap().stream;
-    take(&mut streams, tick("SBIN", Mode::Depth, b"with ltp"));
-    take(&mut streams, TickIn { serves_lower: false, ..tick("SBIN", Mode::Depth, b"ladder only") });
-    for mode in [Mode::Ltp, Mode::Quote] {
-        let got = streams.activate(id, interest(0, mode)).unwrap();
-        assert_eq!((got.floor, got.last.unwrap().payload), (1, b"with ltp".to_vec()));
-    }
-    let got = streams.activate(id, interest(0, Mode::Depth)).unwrap();
-    assert_eq!((got.floor, got.last.unwrap().payload), (2, b"ladder only".to_vec()));
-}
-
-#[test]
-fn a_tick_never_serves_a_higher_mode_nor_another_brokers_label_nor_another_scope() {
-    let mut streams = table(10, 1 << 20);
-    let id = streams.pin(ScopeId::SHARED, nse("SBIN")).unwrap().stream;
-    let own = streams.pin(ScopeId(7), nse("SBIN")).unwrap().stream;
-    assert_ne!(id, own);
-    streams.activate(id, interest(0, Mode::Quote)).unwrap();
-    streams.activate(own, interest(1, Mode::Quote)).unwrap();
-    assert!(take(&mut streams, tick("SBIN", Mode::Ltp, b"l")).0.is_empty());
-    let other = TickIn { broker: Some(BROKERS[1]), ..tick("SBIN", Mode::Quote, b"q") };
-    assert!(take(&mut streams, other).0.is_empty());
-    assert_eq!(streams.activate(id, interest(2, Mode::Quote)).unwrap().last, None);
-    let (out, _) = take(&mut streams, tick("SBIN", Mode::Quote, b"q"));
-    assert_eq!((out[0].stream, out[0].wants[0].workers), (id, 0b101));
-}
-
-#[test]
-fn the_scale_follows_the_venue_the_settings_and_a_raise_before_the_first_pin_only() {
-    let config = Config { scale: vec![("NSE".into(), 3)], ..Config::default() };
-    let mut streams = Streams::new(Arc::new(Common::new(&config)));
-    let scale = |streams: &mut Streams, venue| {
-        streams.pin(ScopeId::SHARED, InstrumentRef { venue, symbol: "X" }).unwrap().scale
-    };
-    assert_eq!(["NSE", "BSE", "CDS", "CRYPTO", "GLOBAL_INDEX"].map(|v| scale(&mut streams, v)), [3, 2, 4, 8, 4]);
-    assert_eq!(streams.raise_scale(ScopeId::SHARED, nse("X"), 5), Ok(3), "somebody has been told 3");
-    assert_eq!(streams.raise_scale(ScopeId::SHARED, nse("Y"), 5), Ok(5));
-    assert_eq!(streams.raise_scale(ScopeId::SHARED, nse("Y"), 4), Ok(5), "never lowered");
-    assert_eq!(streams.pin(ScopeId::SHARED, nse("Y")).unwrap().scale, 5);
-}
-
-#[test]
-fn a_pin_beyond_the_limit_is_refused_when_nothing_can_make_room() {
-    let mut streams = table(2, 1 << 20);
-    let a = streams.pin(ScopeId::SHARED, nse("A")).unwrap().stream;
-    streams.pin(ScopeId::SHARED, nse("B")).unwrap();
-    assert_eq!(streams.pin(ScopeId::SHARED, nse("C")), Err(Full));
-    assert_eq!(take(&mut streams, tick("C", Mode::Ltp, b"x")).1.refused, 1);
-    assert!(streams.unpin(a));
-    let c = streams.pin(ScopeId::SHARED, nse("C")).unwrap().stream;
-    assert!(c > a && streams.stream(a).is_none() && !streams.unpin(a));
-    assert_eq!(streams.pin(ScopeId::SHARED, nse("bad\nname")), Err(Full));
-}
-
-#[test]
-fn half_a_million_invented_topics_leave_counts_bytes_and_wanted_streams_where_they_were() {
-    let config = shard::Config {
-        shards: 8,
-        instruments_max: 2_000,
-        last_value_bytes_max: 512 << 10,
-        seed: Some(3),
-        ..Config::default()
-    };
-    let shards = Shards::new(&config);
-    let kept = nse("KEPT");
-    let home = shards.shard_of(kept);
-    let id = shards.with(home, |s| s.streams.pin(ScopeId::SHARED, kept)).unwrap().stream;
-    let payload = vec![b'x'; 4000];
-    let mut out = Vec::new();
-    shards.ingest(home, &[tick("KEPT", Mode::Ltp, b"kept")], &mut out);
-    let mut slots = 0;
-    for n in 0..500_000 {
-        let symbol = format!("FAKE{n}");
-        let t = tick(&symbol, Mode::ALL[n % 3], &payload[..200 + n % 3800]);
-        shards.ingest(shards.shard_of(t.instrument), &[t], &mut out);
-        let (records, bytes) = shards.budget();
-        assert!(records <= 2_000 && bytes <= 512 << 10, "{records} records, {bytes} bytes at {n}");
-        if n == 100_000 {
-            slots = shards.indexes().map(|i| shards.with(i, |s| s.streams.slots.len())).sum();
-        }
-    }
-    assert!(out.is_empty());
-    let slots_now: usize = shards.indexes().map(|i| shards.with(i, |s| s.streams.slots.len())).sum();
-    assert!(slots_now <= slots + slots / 4, "the slot tables have stopped growing: {slots} then, {slots_now} now");
-    assert_eq!(shards.usage().ticks, 500_001);
-    let last = shards.activate(home, id, interest(0, Mode::Ltp)).unwrap().last.unwrap();
-    assert_eq!(last.payload, b"kept");
-    shards.with(home, |s| s.streams.pin(ScopeId::SHARED, nse("KEPT2"))).unwrap();
 }

@@ -87,30 +87,56 @@ pub enum ReadError {
 /// [`ReadError`]; frames of unknown kinds are no error.
 pub fn read(frame: &[u8]) -> Result<ServerFrame, ReadError> {
     let mut reader = Reader { rest: frame };
-    let parts = reader.array()?;
-    if parts == 0 {
-        return Ok(ServerFrame::Unknown);
-    }
-    let Some(kind) = reader.number()? else { return Ok(ServerFrame::Unknown) };
-    match u8::try_from(kind) {
-        Ok(0) if parts >= 2 => {
+    Ok(match reader.kind()? {
+        Kind::Message => {
             let start = reader.rest;
             reader.skip()?;
             let json = transcode::to_json(&start[..start.len() - reader.rest.len()]).map_err(|_| ReadError::Message)?;
-            serde_json::from_slice(&json).map(ServerFrame::Message).map_err(|_| ReadError::Message)
+            serde_json::from_slice(&json).map(ServerFrame::Message).map_err(|_| ReadError::Message)?
         }
-        Ok(kind @ (TICKS | SNAPSHOTS)) if parts >= 3 => {
-            let t_send = Micros(reader.count()?.unwrap_or(0));
-            let count = reader.array()?;
-            let ticks = (0..count).map(|_| reader.tick()).collect::<Result<_, _>>()?;
-            Ok(if kind == TICKS {
-                ServerFrame::Ticks { t_send, ticks }
-            } else {
-                ServerFrame::Snapshots { t_send, ticks }
-            })
+        Kind::Ticks { snapshots, t_send, count } => {
+            let mut ticks = Vec::new();
+            for _ in 0..count {
+                let mut tick = Received::default();
+                reader.tick(&mut tick)?;
+                ticks.push(tick);
+            }
+            if snapshots { ServerFrame::Snapshots { t_send, ticks } } else { ServerFrame::Ticks { t_send, ticks } }
         }
-        _ => Ok(ServerFrame::Unknown),
+        Kind::Unknown => ServerFrame::Unknown,
+    })
+}
+
+/// Reads a frame of ticks, live ones or snapshots, into `tick` one after the other, without allocating once that has grown. `Ok(false)`:
+/// the frame is of another kind, and none of it was read.
+///
+/// # Errors
+/// [`ReadError`], after the ticks before the fault.
+pub fn each_tick(frame: &[u8], tick: &mut Received, mut take: impl FnMut(&Received)) -> Result<bool, ReadError> {
+    let mut reader = Reader { rest: frame };
+    let Kind::Ticks { count, .. } = reader.kind()? else { return Ok(false) };
+    for _ in 0..count {
+        reader.tick(tick)?;
+        take(tick);
     }
+    Ok(true)
+}
+
+/// What stands before a frame's content.
+enum Kind {
+    Message,
+    Ticks { snapshots: bool, t_send: Micros, count: usize },
+    Unknown,
+}
+
+/// The last traded price of one tick's array, without reading the rest.
+pub fn price(tick: &[u8]) -> Option<i64> {
+    let mut reader = Reader { rest: tick };
+    let given = reader.array().ok()?;
+    for _ in 0..5 {
+        reader.number().ok()?;
+    }
+    if given < 6 { None } else { reader.number().ok()?.and_then(|price| i64::try_from(price).ok()) }
 }
 
 struct Reader<'a> {
@@ -159,14 +185,34 @@ impl Reader<'_> {
         self.number()?.map(|n| u64::try_from(n).map_err(|_| ReadError::Type)).transpose()
     }
 
-    fn tick(&mut self) -> Result<Received, ReadError> {
+    fn kind(&mut self) -> Result<Kind, ReadError> {
+        let parts = self.array()?;
+        if parts == 0 {
+            return Ok(Kind::Unknown);
+        }
+        let Some(kind) = self.number()? else { return Ok(Kind::Unknown) };
+        Ok(match u8::try_from(kind) {
+            Ok(0) if parts >= 2 => Kind::Message,
+            Ok(kind @ (TICKS | SNAPSHOTS)) if parts >= 3 => {
+                let t_send = Micros(self.count()?.unwrap_or(0));
+                Kind::Ticks { snapshots: kind == SNAPSHOTS, t_send, count: self.array()? }
+            }
+            _ => Kind::Unknown,
+        })
+    }
+
+    /// Reads a tick over what `tick` held.
+    fn tick(&mut self, tick: &mut Received) -> Result<(), ReadError> {
         let len = self.array()?;
         if len < 5 {
             return Err(ReadError::Type);
         }
         let id = self.count()?.and_then(|id| u32::try_from(id).ok()).ok_or(ReadError::Type)?;
         let mode = self.count()?.and_then(|m| u8::try_from(m).ok()).ok_or(ReadError::Type)?;
-        let mut tick = Received { id: StreamId(id), mode, ..Default::default() };
+        (tick.id, tick.mode) = (StreamId(id), mode);
+        tick.numbers.clear();
+        tick.bids.clear();
+        tick.asks.clear();
         tick.seq = self.count()?.unwrap_or(0);
         tick.t_exch = Micros(self.count()?.unwrap_or(0));
         tick.t_recv = Micros(self.count()?.unwrap_or(0));
@@ -182,22 +228,23 @@ impl Reader<'_> {
                 let number = self.number()?;
                 tick.numbers.push(number);
             } else if at < numbers + sides {
-                let side = self.levels()?;
-                if at == numbers { tick.bids = side } else { tick.asks = side }
+                self.levels(if at == numbers { &mut tick.bids } else { &mut tick.asks })?;
             } else {
                 self.skip()?;
             }
         }
-        Ok(tick)
+        Ok(())
     }
 
-    fn levels(&mut self) -> Result<Vec<Level>, ReadError> {
+    fn levels(&mut self, side: &mut Vec<Level>) -> Result<(), ReadError> {
         if self.rest.first() == Some(&0xc0) {
             self.rest = &self.rest[1..];
-            return Ok(Vec::new());
+            return Ok(());
         }
-        let count = self.array()?;
-        (0..count).map(|_| self.level()).collect()
+        for _ in 0..self.array()? {
+            side.push(self.level()?);
+        }
+        Ok(())
     }
 
     fn level(&mut self) -> Result<Level, ReadError> {

@@ -64,6 +64,20 @@ fn a_reader_ignores_frames_and_fields_it_does_not_know() {
 }
 
 #[test]
+fn ticks_can_be_read_one_after_the_other_into_one() {
+    let side = vec![(Some(5), Some(6), None)];
+    let depth = [vec![Field::Count(3); 11], vec![Field::Levels(side), Field::Nil]].concat();
+    let ticks = [(Head { mode: Mode::Depth, ..head() }, depth), (head(), vec![Field::Price(-5)])];
+    let whole = frame(TICKS, &ticks);
+    let Ok(ServerFrame::Ticks { ticks: want, .. }) = read(&whole) else { panic!("ticks") };
+    let (mut got, mut tick) = (Vec::new(), Received::default());
+    assert_eq!(each_tick(&whole, &mut tick, |tick| got.push(tick.clone())), Ok(true));
+    assert_eq!(got, want, "nothing of the first is left in the second");
+    assert_eq!(each_tick(&[0x92, 0, 0x80], &mut tick, |_| panic!("a message")), Ok(false));
+    assert!(each_tick(&whole[..whole.len() - 1], &mut tick, |_| {}).is_err());
+}
+
+#[test]
 fn a_message_is_read_as_its_json() {
     let payload = br#"{"type":"pong","server_timestamp":5}"#;
     let whole = crate::wire::reply::frame_msgpack(payload).expect("valid");

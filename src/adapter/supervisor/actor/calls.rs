@@ -67,6 +67,7 @@ impl Actor {
         let Some(p) = self.pending.remove(&call) else {
             if let (Some((op, name)), Ok(depth)) = (self.late.remove(&call), outcome) {
                 tracing::info!(user = self.user.0, key = ?name, op = op.label(), "late answer from the broker");
+                self.at_broker.done(&self.handle.signs, op, &name);
                 self.owner.late_success(self.user, &name, call, op, depth);
             }
             return;
@@ -84,6 +85,9 @@ impl Actor {
             }
         };
         self.all.metrics.called(broker, call_op(p.op), label, took);
+        if outcome.is_ok() {
+            self.at_broker.done(&self.handle.signs, p.op, &p.name);
+        }
         self.owner.answered(self.user, &p.name, call, outcome);
     }
 

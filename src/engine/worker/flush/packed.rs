@@ -4,7 +4,9 @@
 //! any byte of is finished; its ticks count as sent. Tests: `tests/messagepack.rs`, `worker/tests.rs`.
 
 use super::super::held::Batches;
-use super::super::{Connection, NO_WORKER, Sent};
+use super::super::lanes::Dressed;
+use super::super::{Connection, Sent};
+use crate::engine::batch::Kind;
 use crate::model::Micros;
 use crate::outbox::Span;
 use crate::wire::{frame, msgpack};
@@ -47,23 +49,31 @@ impl Packed {
 }
 
 /// Appends frames for `spans`, one per run of live ticks or of snapshots, split before it grows too large.
-pub(super) fn pack(spans: &[Span], batches: &Batches, out: &mut Vec<u8>, t_send: Micros) -> Packed {
+/// `dressed` ticks go in this session's own form.
+pub(super) fn pack(
+    spans: &[Span],
+    batches: &Batches,
+    dressed: &[Dressed],
+    out: &mut Vec<u8>,
+    t_send: Micros,
+) -> Packed {
     let mut packed = Packed { start: out.len(), ends: SmallVec::new() };
     let mut open = Open { snapshots: false, pieces: SmallVec::new(), bytes: 0, count: 0, ticks: 0, t_send };
     for span in spans {
         let batch = batches.get(span.batch);
-        let snapshots = batch.workers == NO_WORKER;
+        let snapshots = batch.kind == Kind::Snapshots;
         if snapshots != open.snapshots {
             open.close(out, &mut packed);
             open.snapshots = snapshots;
         }
         let whole = &batch.slab[span.start as usize..span.end as usize];
-        if open.bytes + whole.len() <= TICKS_BYTES_MAX {
+        if dressed.is_empty() && open.bytes + whole.len() <= TICKS_BYTES_MAX {
             open.add(whole, span.frames as usize);
             continue;
         }
         for tick in batch.frames_within(span.start, span.end) {
-            let piece = batch.bytes(tick);
+            let own = dressed.iter().find(|d| d.key == tick.key && d.seq == tick.seq);
+            let piece = own.map_or(batch.bytes(tick), |own| &own.bytes);
             if open.bytes + piece.len() > TICKS_BYTES_MAX {
                 open.close(out, &mut packed);
             }
