@@ -265,6 +265,21 @@ fn a_refused_token_is_said_to_be_so_sent_once_and_replaced_without_a_restart() {
 }
 
 #[test]
+fn credentials_that_others_can_read_are_not_used_and_no_path_is_told() {
+    let world = World::new("permissions");
+    let file = world.folder.credentials(TOKEN);
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("ours");
+    let mut client = world.server.connect();
+    let ask = json!({"action": "authenticate", "api_key": "demo-key"});
+    let reply = client.request(ask.clone());
+    assert_eq!(reply["code"], "BROKER_INIT_ERROR", "{reply}");
+    assert!(!reply.to_string().contains("credentials\"") && !reply.to_string().contains("native-feed-"), "{reply}");
+    assert!(world.kite.seen().tokens.is_empty(), "nothing was sent");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("ours");
+    assert_eq!(client.request(ask)["type"], "auth");
+}
+
+#[test]
 fn a_token_that_is_refused_while_clients_are_on_is_taken_up_once_it_is_renewed() {
     let world = World::new("rollover");
     let mut client = world.server.client();

@@ -29,7 +29,7 @@ pub struct FeedTimes {
     pub every: Duration,
     /// See [`SILENT_AFTER`].
     pub silent_after: Duration,
-    /// See [`PEERLESS_AFTER`].
+    /// See `PEERLESS_AFTER`.
     pub peerless_after: Duration,
 }
 

@@ -1,7 +1,7 @@
 //! A native feed: the task that makes an adapter of a [`Broker`].
 //!
 //! In: the supervisor's commands, what sockets say, time. Out: reports, and ticks and order updates in a queue to ingest that is
-//! this feed's own, in its user's scope. It does what [`Link`], [`Pool`] and [`Handover`] decide and decides nothing itself.
+//! this feed's own, in its user's scope. It does what link, pool and hand-over decide and decides nothing itself.
 //! Promises: one task owns it all, so there is no lock; a subscribe is answered when it has been written for a connection
 //! that is up; after every reconnect what is wanted is subscribed again without anybody asking; when it ends, its sockets
 //! end. Tests: `tests/native_feed.rs`, against a stand-in broker.

@@ -1,6 +1,6 @@
 //! Symbol tables: what an OpenAlgo name is called at a broker, and which names a broker's key stands for.
 //!
-//! In: files of instruments ([`load`]). Out: a [`Table`], made once and then only read, so it can be shared without a lock.
+//! In: files of instruments (`load.rs`). Out: a [`Table`], made once and then only read, so it can be shared without a lock.
 //! Promises: one broker's exchanges only (a row of an exchange its feed does not have is passed over and counted, never
 //! taken for another); tokens are compared together with their exchange, since they repeat across exchanges; about 60 bytes
 //! an instrument. A key may have several names: all are kept.

@@ -107,6 +107,10 @@ impl<B: Broker> Feed<B> {
     /// Tells a link what happened and does what it wants.
     pub(super) fn tell(&mut self, row: usize, input: Input) {
         let refused = matches!(input, Input::Refused(_));
+        let code = match input {
+            Input::Refused(_) | Input::NoCredentials(_) => FaultCode::BrokerInit,
+            _ => FaultCode::BrokerConnection,
+        };
         let was_up = self.rows[row].link.is_up();
         let actions = self.rows[row].link.on(input, Instant::now().into_std(), rand::random());
         let is_up = self.rows[row].link.is_up();
@@ -128,7 +132,7 @@ impl<B: Broker> Feed<B> {
                 }
                 Action::Close => self.close(row),
                 Action::Up => self.up(row),
-                Action::Down(reason) => self.down(row, reason, refused),
+                Action::Down(reason) => self.down(row, reason, code),
                 Action::Barred(reason) => self.barred(row, reason),
             }
         }
@@ -146,10 +150,16 @@ impl<B: Broker> Feed<B> {
     pub(super) fn take_done(&mut self, done: Result<Done, JoinError>) {
         let Ok(Done::Read(fresh)) = done else { return };
         let Fresh { row, credentials, table } = *fresh;
+        // Clients are told no paths of ours.
+        let Account { broker, user, .. } = &*self.account;
         match table {
             Ok(table) => self.table = Some(table),
             // Only a feed that never had one is without.
-            Err(reason) => return self.failed(FaultCode::BrokerInit, reason),
+            Err(reason) => {
+                tracing::error!(broker, user, reason, "no instruments");
+                let told = "the broker's instruments cannot be read; the server's log says why";
+                return self.failed(FaultCode::BrokerInit, told.to_owned());
+            }
         }
         match credentials {
             Ok(credentials) => {
@@ -157,7 +167,11 @@ impl<B: Broker> Feed<B> {
                 self.rows[row].credentials = credentials;
                 self.tell(row, Input::Credentials(print));
             }
-            Err(reason) => self.tell(row, Input::NoCredentials(reason)),
+            Err(reason) => {
+                tracing::error!(broker, user, reason, "no credentials");
+                let told = "the broker's credentials cannot be read; the server's log says why";
+                self.tell(row, Input::NoCredentials(told.to_owned()));
+            }
         }
     }
 
@@ -214,18 +228,15 @@ impl<B: Broker> Feed<B> {
         tracing::info!(broker, user, connection = row, "broker connection is up");
     }
 
-    fn down(&mut self, row: usize, reason: String, refused: bool) {
+    fn down(&mut self, row: usize, reason: String, code: FaultCode) {
         let Account { broker, user, metrics, .. } = &*self.account;
         tracing::warn!(broker, user, connection = row, reason, "broker connection is down");
-        if !refused {
+        if code == FaultCode::BrokerConnection {
             metrics.lost.increment(1);
         }
         self.pool.down(row);
         match self.stage {
-            Stage::Starting => {
-                let code = if refused { FaultCode::BrokerInit } else { FaultCode::BrokerConnection };
-                self.failed(code, reason);
-            }
+            Stage::Starting => self.failed(code, reason),
             Stage::Up if !self.rows.iter().any(|row| row.link.is_up()) => {
                 self.stage = Stage::Down;
                 self.reports.push_back(Report::Down { reason });

@@ -236,3 +236,55 @@ fn what_is_not_wanted_any_more_is_closed_once_and_can_be_wanted_again() {
     world.live();
     assert!(world.link.is_up());
 }
+
+proptest::proptest! {
+    #[test]
+    fn whatever_happens_credentials_are_read_anew_for_each_connect_and_refused_ones_are_not_sent_again(
+        steps in proptest::collection::vec((0u8..12, 0u64..4, 0u64..20_000), 1..300),
+        same_again in proptest::bool::ANY,
+    ) {
+        let mut world = World::new(Limits { same_again, login: Some(Duration::from_secs(5)), ..LIMITS });
+        let (mut read, mut offered, mut refused, mut open) = (false, None, None, false);
+        for (what, print, millis) in steps {
+            world.now += Duration::from_millis(millis);
+            let input = match what {
+                0 | 1 => Input::Start,
+                2 | 3 => Input::Credentials(Fingerprint(print)),
+                4 => Input::NoCredentials("none".into()),
+                5 => Input::Opened,
+                6 => Input::LoggedIn,
+                7 => Input::Heard,
+                8 => Input::Refused("no".into()),
+                9 => Input::Lost("cut".into()),
+                10 => Input::Changed,
+                _ => Input::Timer,
+            };
+            if let Input::Credentials(print) = input {
+                offered = Some(print);
+            }
+            let was_refused = matches!(input, Input::Refused(_)) && open;
+            for action in world.on(input) {
+                match action {
+                    Read => read = true,
+                    Connect => {
+                        proptest::prop_assert!(std::mem::take(&mut read), "nothing held is used");
+                        proptest::prop_assert!(same_again || offered != refused, "it was refused");
+                        proptest::prop_assert!(!std::mem::replace(&mut open, true), "one socket at a time");
+                    }
+                    Close => open = false,
+                    Up => {
+                        proptest::prop_assert!(open && world.link.is_up());
+                        refused = None;
+                    }
+                    Beat | Down(_) | Barred(_) => {}
+                }
+            }
+            if was_refused {
+                refused = world.link.refused();
+            }
+            if let Some(wake) = world.link.wake_at() {
+                proptest::prop_assert!(wake < world.now + Duration::from_secs(90), "it never sleeps for good");
+            }
+        }
+    }
+}
