@@ -12,6 +12,7 @@ mod held;
 mod inner;
 mod lanes;
 mod overload;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod touched;
@@ -45,9 +46,6 @@ const YIELD_WRITES: usize = 256;
 const YIELD_AFTER: Duration = Duration::from_millis(1);
 /// Bitmap of a frame that is for one session alone: a snapshot.
 const NO_WORKER: u64 = 0;
-/// A session whose oldest unsent tick is older than this is lagging.
-const LAGGING_AFTER: Duration = Duration::from_secs(1);
-
 /// What a worker is told.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
@@ -382,54 +380,6 @@ impl Worker {
                 self.take_up(&mut ticks);
             }
             self.release_all();
-        }
-    }
-
-    /// Housekeeping, called a few times a second: stalled lossless lanes, the total of all outboxes, gauges.
-    pub fn sweep(self: &Rc<Self>, now: Instant, late_by: Duration) {
-        self.metrics.loop_lag.record(late_by.as_secs_f64());
-        self.stats.load.swept(late_by);
-        let mut inner = self.inner.borrow_mut();
-        self.tell_counters(&mut inner.sent);
-        // What sessions given up still hold is on its way out: counting it would cost others their place.
-        let (mut bytes, mut claimed, mut lagging) = (0, 0, 0);
-        let (mut stalled, mut waiting_at) = (Vec::new(), Vec::new());
-        for (slot, held) in inner.slots.iter().enumerate() {
-            let Some(connection) = held.connection.as_ref().filter(|c| c.outbox.is_behind()) else { continue };
-            let waiting = connection.outbox.bytes();
-            bytes += waiting;
-            let since = connection.outbox.behind_since().expect("behind");
-            lagging += usize::from(connection.outbox.has_ticks() && now.duration_since(since) > LAGGING_AFTER);
-            if connection.doomed {
-                continue;
-            }
-            claimed += waiting;
-            if connection.outbox.lossless_verdict(self.config.lossless, now) == Verdict::Stalled {
-                stalled.push((slot as u32, Eviction::Stalled));
-            } else if waiting > 0 {
-                waiting_at.push((connection.class, waiting, slot as u32));
-            }
-        }
-        self.stats.outbox_bytes.store(bytes, Ordering::Relaxed);
-        self.stats.lagging.store(lagging, Ordering::Relaxed);
-        // While every taker is behind nothing is flushed, and merged ticks would go untold just then.
-        self.tell_counters(&mut inner.sent);
-        let change = claimed.wrapping_sub(std::mem::replace(&mut inner.claimed, claimed));
-        let total = self.outbox_total.fetch_add(change, Ordering::Relaxed).wrapping_add(change);
-        // Only a worker above its share sheds, its largest first; when the total is too large there is such a worker.
-        let share = self.config.outbox_bytes_total / self.config.workers.max(1);
-        let mut excess = total.saturating_sub(self.config.outbox_bytes_total).min(claimed.saturating_sub(share));
-        // The lowest class first, and of one class the largest.
-        waiting_at.sort_unstable_by_key(|(class, waiting, _)| std::cmp::Reverse((*class, *waiting)));
-        for (_, waiting, slot) in waiting_at {
-            if excess == 0 {
-                break;
-            }
-            excess = excess.saturating_sub(waiting);
-            stalled.push((slot, Eviction::Shed));
-        }
-        for (slot, why) in stalled {
-            self.evict(&mut inner, slot, why);
         }
     }
 
