@@ -483,3 +483,25 @@ fn two_users_have_a_feed_each_and_never_see_each_other_s_prices_or_orders() {
         assert_eq!(client.settled(), Vec::<Value>::new(), "nothing of the other");
     }
 }
+
+#[test]
+fn a_client_that_asked_hears_that_the_broker_is_gone_and_that_it_is_back() {
+    let world = World::new("status");
+    let mut client = world.server.client();
+    client.send(json!({"action": "subscribe", "symbol": "INFY", "exchange": "NSE", "mode": 1, "feed_status": true}));
+    let mut told = |wanted: &str| client.json_where(|v| v["type"] == "feed_status" && v["state"] == wanted);
+    world.await_held(&[(INFY, "ltp")]);
+    world.kite.price(INFY, 100);
+    told("live");
+    world.kite.away(true);
+    told("down");
+    world.kite.away(false);
+    told("recovered");
+    world.await_held(&[(INFY, "ltp")]);
+    world.kite.price(INFY, 101);
+    told("live");
+    let (status, body) = world.server.admin_get("/feeds");
+    assert!(status == 200 && !body.contains(KEY) && !body.contains(TOKEN), "{body}");
+    let feeds: Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!(feeds["feeds"][0]["capacity_left"], 8999, "{body}");
+}

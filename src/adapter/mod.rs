@@ -82,6 +82,11 @@ pub enum Report {
     /// The broker has given a sign of life that is no tick; at most one a second is worth telling. Whoever tells one keeps telling them:
     /// a feed without any for long is stale, one that never told any is judged by its ticks.
     Heartbeat,
+    /// So many more instruments could be subscribed; told when it has changed, by adapters that know.
+    Capacity {
+        /// Instruments.
+        left: usize,
+    },
     /// The broker connection was lost and is back: everything wanted must be subscribed anew.
     Restored,
     /// The adapter is dead and must be replaced.

@@ -218,7 +218,7 @@ impl Feeds {
             heartbeat_seconds: facts.heartbeat.map(|silence| silence.as_secs_f64()),
             subscriptions: feed.signs().held().map(|(_, held)| held).sum(),
             connections: usize::from(facts.connected),
-            capacity_left: None,
+            capacity_left: feed.signs().capacity(),
         })
     }
 

@@ -35,6 +35,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 const SAID_MAX: usize = 64;
 /// Commands and messages taken up before what they ask for is sent.
 const TAKE_UP_MAX: usize = 1024;
+/// The broker's signs of life are told this often at most.
+const BEAT: Duration = Duration::from_secs(1);
 /// How long sockets may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -135,8 +137,10 @@ struct Feed<B: Broker> {
     tasks: JoinSet<Done>,
     events: Vec<Event<B::Token>>,
     stage: Stage,
+    /// When the next sign of life is worth telling.
+    next_beat: Instant,
     /// What this feed has added to the broker's gauge.
-    capacity: f64,
+    capacity: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,7 +157,7 @@ enum Stage {
 
 impl<B: Broker> Drop for Feed<B> {
     fn drop(&mut self) {
-        self.account.metrics.capacity.decrement(self.capacity);
+        self.account.metrics.capacity.decrement(self.capacity as f64);
         let up = self.rows.iter().filter(|row| row.link.is_up()).count();
         self.account.metrics.connections.decrement(up as f64);
     }
@@ -183,7 +187,8 @@ impl<B: Broker> Feed<B> {
             tasks: JoinSet::new(),
             events: Vec::new(),
             stage: Stage::Starting,
-            capacity: 0.0,
+            next_beat: Instant::now(),
+            capacity: 0,
         }
     }
 
@@ -353,6 +358,16 @@ impl<B: Broker> Feed<B> {
             last = self.hear(said).unwrap_or(last);
         }
         self.handover.flush(last);
+        self.beat();
+    }
+
+    /// Tells the supervisor that the broker lives.
+    fn beat(&mut self) {
+        let now = Instant::now();
+        if self.stage == Stage::Up && self.next_beat <= now {
+            self.next_beat = now + BEAT;
+            self.reports.push_back(Report::Heartbeat);
+        }
     }
 
     /// One word of a socket that is in use; when its message was read.
@@ -433,11 +448,14 @@ impl<B: Broker> Feed<B> {
 
     fn show_capacity(&mut self) {
         let left = match self.stage {
-            Stage::Starting | Stage::Over => 0.0,
-            Stage::Up | Stage::Down => self.pool.usage().1 as f64,
+            Stage::Starting | Stage::Over => 0,
+            Stage::Up | Stage::Down => self.pool.usage().1,
         };
-        self.account.metrics.capacity.increment(left - self.capacity);
-        self.capacity = left;
+        if left != self.capacity {
+            self.account.metrics.capacity.increment(left as f64 - self.capacity as f64);
+            self.capacity = left;
+            self.reports.push_back(Report::Capacity { left });
+        }
     }
 
     fn end(&mut self, last: Report) {

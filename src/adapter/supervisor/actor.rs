@@ -407,6 +407,7 @@ impl Actor {
                 tracing::debug!(user = self.user.0, broker = &*adapter.broker, "adapter connected");
                 (self.ready_since, self.down) = (now, false);
                 self.handle.signs.forget_beats();
+                self.handle.signs.set_capacity(None);
                 self.new_generation(true);
             }
             (Report::ConnectFailed { code, reason }, Stage::Connecting { .. }) => {
@@ -433,6 +434,7 @@ impl Actor {
                 self.new_generation(false);
             }
             (Report::Heartbeat, _) => self.handle.signs.beat(),
+            (Report::Capacity { left }, _) => self.handle.signs.set_capacity(Some(left)),
             (Report::Lost { reason }, _) => self.adapter_ended(&reason),
             (Report::Disconnected, _) => self.adapter_ended("the adapter disconnected by itself"),
             // Late words of a life that is over.

@@ -17,11 +17,20 @@ pub struct Signs {
     /// Milliseconds since `origin`, and one; 0 before the first.
     heartbeat: AtomicU64,
     held: [AtomicUsize; Hours::ALL.len()],
+    /// Instruments that could still be subscribed; [`UNKNOWN`] when nobody says.
+    capacity: AtomicUsize,
 }
+
+const UNKNOWN: usize = usize::MAX;
 
 impl Signs {
     pub(super) fn new() -> Self {
-        Signs { origin: Instant::now(), heartbeat: AtomicU64::new(0), held: Default::default() }
+        Signs {
+            origin: Instant::now(),
+            heartbeat: AtomicU64::new(0),
+            held: Default::default(),
+            capacity: AtomicUsize::new(UNKNOWN),
+        }
     }
 
     pub(super) fn beat(&self) {
@@ -30,6 +39,15 @@ impl Signs {
 
     pub(super) fn forget_beats(&self) {
         self.heartbeat.store(0, Relaxed);
+    }
+
+    pub(super) fn set_capacity(&self, left: Option<usize>) {
+        self.capacity.store(left.unwrap_or(UNKNOWN), Relaxed);
+    }
+
+    /// Instruments that could still be subscribed, if the adapter says.
+    pub fn capacity(&self) -> Option<usize> {
+        Some(self.capacity.load(Relaxed)).filter(|left| *left != UNKNOWN)
     }
 
     /// Since the broker's last heartbeat; `None` when this connection has had none.

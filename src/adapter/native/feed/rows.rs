@@ -226,7 +226,10 @@ impl<B: Broker> Feed<B> {
                 let code = if refused { FaultCode::BrokerInit } else { FaultCode::BrokerConnection };
                 self.failed(code, reason);
             }
-            Stage::Up if !self.rows.iter().any(|row| row.link.is_up()) => self.stage = Stage::Down,
+            Stage::Up if !self.rows.iter().any(|row| row.link.is_up()) => {
+                self.stage = Stage::Down;
+                self.reports.push_back(Report::Down { reason });
+            }
             Stage::Up | Stage::Down | Stage::Over => {}
         }
     }
