@@ -262,6 +262,7 @@ fn a_refused_login_names_the_bad_header_is_not_repeated_and_heals_with_new_crede
     world.account.credentials(&credentials(JWT, "another"));
     let mut client = world.server.client();
     client.subscribe(&["RELIANCE"], 1);
+    world.angel.await_units(&[(1, 1, "2885")]);
     world.angel.tick(&ltp_packet(100));
     assert_eq!(client.tick()["data"]["ltp"], 1.0);
 }

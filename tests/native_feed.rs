@@ -260,6 +260,7 @@ fn a_refused_token_is_said_to_be_so_sent_once_and_replaced_without_a_restart() {
     world.folder.credentials("another");
     let mut client = world.server.client();
     client.subscribe(&["INFY"], 1);
+    world.await_held(&[(INFY, "ltp")]);
     world.kite.price(INFY, 12_345);
     assert_eq!(ltp(&client.tick()), 123.45);
 }

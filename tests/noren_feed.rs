@@ -196,6 +196,7 @@ fn both_generations_of_the_login_are_spoken_and_orders_are_asked_for() {
         let world = World::at(kind, path, &format!("login-{first}-{}", path.len()));
         let mut client = world.server.client();
         client.subscribe(&["RELIANCE"], 1);
+        world.noren.await_scrips(&["NSE|2885"], &[]);
         let log: Vec<Value> = world.noren.log().iter().map(|text| serde_json::from_str(text).expect("JSON")).collect();
         assert_eq!(log[0]["t"], first, "{kind} {path}");
         assert_eq!(log[1], json!({"t": "o", "actid": "UID1"}), "before anything else");
@@ -254,7 +255,7 @@ fn shoonya_is_asked_once_with_a_refused_token_and_again_when_it_is_renewed() {
         assert!(!reply.to_string().contains(TOKEN), "{reply}");
     }
     assert_eq!(world.noren.with(|noren| noren.logins), 1);
-    assert_eq!(world.noren.connected(), 0, "it is for us to close");
+    world.noren.await_house("our close, since the broker does not", |noren| noren.sessions.is_empty());
     world.renew("another");
     let mut client = world.server.client();
     client.subscribe(&["RELIANCE"], 1);
