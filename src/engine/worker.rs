@@ -43,7 +43,7 @@ use touched::Touched;
 const DRAIN_BATCHES_MAX: usize = 256;
 /// Writes, and time, after which a flush yields to the reactor.
 const YIELD_WRITES: usize = 256;
-const YIELD_AFTER: Duration = Duration::from_millis(1);
+const YIELD_AFTER: Duration = Duration::from_micros(500);
 /// Bitmap of a frame that is for one session alone: a snapshot.
 const NO_WORKER: u64 = 0;
 /// What a worker is told.
