@@ -8,6 +8,7 @@
 #[cfg(test)]
 mod conflation_tests;
 mod flush;
+mod gate;
 mod held;
 mod inner;
 mod lanes;
@@ -17,7 +18,7 @@ mod sweep;
 mod tests;
 mod touched;
 
-use super::batch::{EncodedBatch, FrameKey, Kind};
+use super::batch::{EncodedBatch, Frame, FrameKey, Kind};
 use super::index::{Index, Taken};
 use super::metrics::{EngineMetrics, WorkerStats};
 use super::queue::TickReceiver;
@@ -28,6 +29,7 @@ use crate::policy::conflation::Terms;
 use crate::policy::pacing::{self, Arrivals};
 use crate::policy::slow_consumer::{self, Verdict};
 use bytes::Bytes;
+use gate::Gates;
 use held::{Batches, NewestTable};
 use lanes::{Lanes, Take};
 use std::cell::{Cell, RefCell};
@@ -117,6 +119,8 @@ struct Inner {
     t_send: Micros,
     /// Slowest rate that overload imposes, by class.
     imposed: [Option<Duration>; 3],
+    /// What that holds back for all sessions at once.
+    gates: Gates,
     /// (session, key) pairs in the index.
     subscriptions: usize,
     /// What this worker's last sweep added to the total of all outboxes.
@@ -180,6 +184,7 @@ impl Worker {
                 sent: Sent::default(),
                 t_send: Micros(0),
                 imposed: [None; 3],
+                gates: Gates::default(),
                 subscriptions: 0,
                 claimed: 0,
             }),
@@ -218,6 +223,7 @@ impl Worker {
                 (inner.slots.len() - 1) as u32
             }
         };
+        inner.gates.join(Class::default());
         let held = &mut inner.slots[slot as usize];
         held.generation = held.generation.wrapping_add(1);
         held.connection = Some(connection);
@@ -313,8 +319,11 @@ impl Worker {
 
     /// How much the session matters when there is not enough for all.
     pub fn set_class(&self, id: SessionId, class: Class) {
-        if let Some(connection) = self.inner.borrow_mut().connection(id) {
-            connection.class = class;
+        let mut inner = self.inner.borrow_mut();
+        if let Some(connection) = inner.connection(id) {
+            let before = std::mem::replace(&mut connection.class, class);
+            inner.gates.part(before);
+            inner.gates.join(class);
         }
     }
 
@@ -339,7 +348,8 @@ impl Worker {
     pub fn remove(self: &Rc<Self>, id: SessionId, unwanted: impl FnMut(FrameKey)) {
         self.goodbye(id, None, unwanted);
         let mut inner = self.inner.borrow_mut();
-        if inner.connection(id).is_some() {
+        if let Some(class) = inner.connection(id).map(|connection| connection.class) {
+            inner.gates.part(class);
             inner.slots[id.slot as usize].connection = None;
             inner.free.push(id.slot);
         }
@@ -404,51 +414,78 @@ impl Worker {
         self.send_due();
     }
 
-    /// Puts each frame into the outbox of each of its takers.
+    /// Puts each frame into the outbox of each of its takers, unless overload holds it back for all of them.
     pub fn deliver(&self, batch: Arc<EncodedBatch>) {
         let bit = 1u64 << self.config.id.0;
         let mut inner = self.inner.borrow_mut();
-        let Inner { slots, index, batches, touched, newest, sent, imposed, .. } = &mut *inner;
-        let (mut evict, slowed) = (Vec::new(), imposed.iter().any(Option::is_some));
-        let number = batches.push(Arc::clone(&batch));
+        let mut evict = Vec::new();
+        let number = inner.batches.push(Arc::clone(&batch));
+        let interval = inner.gates.interval(&inner.imposed);
+        let gated = (interval.is_some() || !inner.gates.is_open()).then(|| (inner.newest.now(), interval));
         for frame in batch.frames.iter().filter(|f| f.workers & bit != 0) {
-            if !newest.kept.is_empty() {
-                newest.renew(frame.key, frame.seq, batch.bytes(frame));
-            }
-            for taker in index.takers(frame.key) {
-                if frame.seq <= taker.floor {
+            if let Some(gated) = gated {
+                let Inner { gates, index, sent, .. } = &mut *inner;
+                let takers = index.takers(frame.key);
+                if gates.holds(frame, batch.bytes(frame), takers, gated, &mut sent.merged_by_rate) {
                     continue;
                 }
-                let Some(connection) = slots[taker.slot as usize].connection.as_mut() else { continue };
-                if taker.special || slowed {
-                    let imposed = imposed[connection.class as usize];
-                    let rules = (imposed, self.config.lossless);
-                    match connection.take(taker.slot, frame, batch.bytes(frame), rules, newest, sent) {
-                        Take::Plain => {}
-                        Take::Done => continue,
-                        Take::Evict(why) => {
-                            evict.push((taker.slot, why));
-                            continue;
-                        }
-                    }
-                }
-                if !connection.outbox.is_behind() {
-                    connection.outbox.push_frame(number, frame.start, frame.end);
-                    if !connection.touched {
-                        connection.touched = true;
-                        touched.push(connection.class, taker.slot);
-                    }
-                } else if connection.outbox.mark(frame.key) {
-                    newest.hold(frame.key, frame.seq, batch.bytes(frame));
-                } else {
-                    sent.merged += 1;
-                }
             }
+            self.hand_out(&mut inner, number, &batch, frame, &mut evict);
         }
         for (slot, why) in evict {
             self.evict(&mut inner, slot, why);
         }
         self.stats.batches.fetch_add(1, Ordering::Relaxed);
         self.stats.load.holds(inner.batches.held.len());
+    }
+
+    /// Puts one frame of batch `number` into the outbox of each of its takers.
+    fn hand_out(
+        &self,
+        inner: &mut Inner,
+        number: u64,
+        batch: &EncodedBatch,
+        frame: &Frame,
+        evict: &mut Vec<(u32, Eviction)>,
+    ) {
+        let Inner { slots, index, touched, newest, sent, imposed, gates, .. } = inner;
+        let takers = index.takers(frame.key);
+        // What the gate has held back long enough is not held back again for as long.
+        let waited = gates.interval(imposed).filter(|_| !takers.iter().any(|taker| taker.special));
+        let imposed =
+            imposed.map(|interval| interval.filter(|interval| waited.is_none_or(|waited| *interval > waited)));
+        let slowed = imposed.iter().any(Option::is_some);
+        if !newest.kept.is_empty() {
+            newest.renew(frame.key, frame.seq, batch.bytes(frame));
+        }
+        for taker in takers {
+            if frame.seq <= taker.floor {
+                continue;
+            }
+            let Some(connection) = slots[taker.slot as usize].connection.as_mut() else { continue };
+            if taker.special || slowed || connection.lanes.is_some() {
+                let imposed = imposed[connection.class as usize];
+                let rules = (imposed, self.config.lossless);
+                match connection.take(taker.slot, frame, batch.bytes(frame), rules, newest, sent) {
+                    Take::Plain => {}
+                    Take::Done => continue,
+                    Take::Evict(why) => {
+                        evict.push((taker.slot, why));
+                        continue;
+                    }
+                }
+            }
+            if !connection.outbox.is_behind() {
+                connection.outbox.push_frame(number, frame.start, frame.end);
+                if !connection.touched {
+                    connection.touched = true;
+                    touched.push(connection.class, taker.slot);
+                }
+            } else if connection.outbox.mark(frame.key) {
+                newest.hold(frame.key, frame.seq, batch.bytes(frame));
+            } else {
+                sent.merged += 1;
+            }
+        }
     }
 }

@@ -32,6 +32,9 @@ impl Inner {
         }
         let gone = self.index.leave(key, slot, &mut connection.taken);
         self.subscriptions -= usize::from(gone.is_some());
+        if gone == Some(true) {
+            self.gates.forget(key);
+        }
         gone
     }
 

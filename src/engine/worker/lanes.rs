@@ -308,8 +308,9 @@ impl Worker {
     /// Waits for a batch, which is delivered, or for held ticks to fall due. False once ingest has stopped.
     pub(super) async fn more(&self, ticks: &mut TickReceiver) -> bool {
         let due = {
-            let newest = &self.inner.borrow().newest;
-            newest.calendar.first().map(|slot| newest.begun + slot.starts())
+            let inner = self.inner.borrow();
+            let first = [inner.newest.calendar.first(), inner.gates.first()].into_iter().flatten().min();
+            first.map(|slot| inner.newest.begun + slot.starts())
         };
         let batch = match due {
             None => ticks.recv().await,
@@ -324,6 +325,7 @@ impl Worker {
 
     /// Hands over the held ticks whose slot has begun.
     pub(super) fn send_due(&self) {
+        self.open_gates();
         let mut inner = self.inner.borrow_mut();
         if let Some(first) = inner.newest.calendar.first() {
             let now = inner.newest.now().slot();
