@@ -91,6 +91,9 @@ pub const CONTROL_OWNERS_MAX: usize = 4096;
 /// An adapter process that says nothing for this long is dead.
 pub const CONTROL_SILENCE: Duration = Duration::from_secs(6);
 
+/// Endpoints of registered publishers at once, counted, of each registry.
+pub const DISCOVERY_ENDPOINTS_MAX: usize = 128;
+
 /// Sessions at once, counted (setting); also per user and per address.
 pub const SESSIONS_MAX: usize = 10_000;
 /// HTTP upgrade deadline (setting).

@@ -5,12 +5,15 @@
 //! read from `../shared/vectors` or the folder in `E2E_CAPTURED_VECTORS`; the synthetic ones are ours.
 
 mod process;
+mod publishers;
 mod support;
 
 #[path = "e2e/bridge.rs"]
 mod bridge;
 #[path = "e2e/bus.rs"]
 mod bus;
+#[path = "e2e/discovery.rs"]
+mod discovery;
 #[path = "e2e/msgpack.rs"]
 mod msgpack;
 #[path = "e2e/python.rs"]

@@ -6,6 +6,7 @@
 //! Knows nothing of sessions, references or the client protocol.
 
 pub mod bus;
+pub mod discovery;
 pub mod external;
 pub mod metrics;
 pub mod publisher;

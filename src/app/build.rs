@@ -1,6 +1,6 @@
 //! Phase one: every port bound, every queue made, nothing running. Phase two: the threads.
 
-use super::control::{BusFeeds, ControlParts, Kinds, control_channel, machine_config};
+use super::control::{BusFeeds, ControlParts, Kinds, control_channel, machine_config, places, watch_config};
 use super::door::front_door;
 use super::rooms::{
     bind_control, bus_config, bus_specs, control_config, door_config, recorder, scoped, session_config,
@@ -9,6 +9,7 @@ use super::rooms::{
 use super::upkeep::{self, Upkeep, WorkerGauges};
 use super::{Addresses, Life, Running};
 use crate::adapter::AdapterFactory;
+use crate::adapter::discovery::{self, Place, metrics::DiscoveryMetrics};
 use crate::adapter::external::machine::Owner;
 use crate::adapter::external::{Inbox, metrics::ControlMetrics};
 use crate::adapter::metrics::AdapterMetrics;
@@ -122,6 +123,7 @@ pub(super) struct Parts {
     pub(super) sim: Option<(SimSwitch, SourceSender)>,
     invalidations: mpsc::Receiver<Invalidate>,
     control: (Inbox, ControlMetrics),
+    registries: Vec<(Option<Place>, DiscoveryMetrics)>,
     pub(super) before_command: Option<BeforeCommand>,
     audit_every: Duration,
     pub(super) epoch: u64,
@@ -240,6 +242,16 @@ impl App {
             metrics: parts.endpoint_metrics,
         };
         let machine = machine_config(&settings, bus.specs());
+        let (mut registered, mut watchers) = (Vec::new(), Vec::new());
+        for (place, metrics) in parts.registries {
+            let Some(place) = place else { continue };
+            let (leases, followed) = watch::channel(discovery::watch::Leases::new());
+            registered.push(followed);
+            // A thread of its own: registries block it.
+            let (stop, config) = (rest_stop.clone(), watch_config(&settings, bus.specs()));
+            let watching = discovery::watch::run(place, config, leases, metrics);
+            watchers.push(on_runtime("discovery", move || until(stop, watching))?);
+        }
         let (handle_tx, handle) = std::sync::mpsc::sync_channel(1);
         let bus_stop = rest_stop.clone();
         let bus = on_runtime("bus", move || async move {
@@ -279,9 +291,10 @@ impl App {
         let (config, (inbox, metrics)) = (control_config(&settings), parts.control);
         let channel = ControlParts { config, machine, inbox, feeds, metrics };
         let control = std::thread::Builder::new().name("control".into()).spawn(move || {
-            let channel = control_channel(control, channel);
+            let channel = control_channel(control, channel, registered);
             let tasks = control_tasks(market, sim, invalidations, auth, registry);
-            control_runtime.block_on(until(control_stop, async { tokio::join!(tasks, channel) }));
+            let all = until(control_stop, async { tokio::join!(tasks, channel) });
+            tokio::task::LocalSet::new().block_on(&control_runtime, all);
             pool.join();
         })?;
         let door_thread = {
@@ -295,7 +308,7 @@ impl App {
             }
         })?;
         life.set(State::Ready);
-        let threads = vec![door_thread, ingest, bus, upkeep, control, admin];
+        let threads = [door_thread, ingest, bus, upkeep, control, admin].into_iter().chain(watchers).collect();
         Ok(Running { addresses, life, workers, door, rest, threads, metrics: parts.handle, shards: parts.shards })
     }
 }
@@ -395,6 +408,7 @@ impl Parts {
             sim,
             invalidations,
             control: (inbox, ControlMetrics::register()),
+            registries: places(settings).into_iter().zip(DiscoveryMetrics::register(Place::LABELS)).collect(),
             before_command: hooks.before_command,
             audit_every: hooks.audit_every.unwrap_or(upkeep::AUDIT),
             epoch: Micros::now().millis(),

@@ -42,7 +42,7 @@ impl Raw {
         }
     }
 
-    fn text(&self) -> Option<&str> {
+    pub(super) fn text(&self) -> Option<&str> {
         match self {
             Raw::Text(s) | Raw::Str(s) => Some(s.trim()),
             _ => None,

@@ -29,7 +29,7 @@ const REPORTS_SPARE: usize = 64;
 const TICK: Duration = Duration::from_millis(250);
 
 /// Who brings the ticks of adapter processes in. Called on the control thread; must not wait.
-pub trait Feeds: Send {
+pub trait Feeds {
     /// The owner's ticks come from exactly these endpoints; a user's from no other source, if there are any.
     fn publishes(&mut self, owner: &Owner, endpoints: &[Endpoint]);
     /// The owner's endpoints are given up; its user still receives nobody else's ticks.

@@ -1,0 +1,163 @@
+//! The publisher's side: bind, on the next free port if that one is taken, register, renew, and leave when dropped.
+//!
+//! In: where to publish, whose ticks, and which registry. Out: the publisher and its [`Lease`]. Promises: what is registered is
+//! bound by this process; a registry that fails later is tried again with back-off while ticks flow; a process that is
+//! killed is forgotten after [`super::LEASE`]. Only who registers slides: nobody would find the other. Tests:
+//! `tests/discovery.rs`; an example: `examples/register_publisher.rs`.
+
+use super::{BEAT, Entry, Place, Registry, RegistryError, Whose};
+use crate::adapter::publisher::{self, BatchPublisher, PublishError, PublisherTask};
+use crate::policy::backoff::{self, Backoff};
+use crate::zmtp::listener::BindCause;
+use crate::zmtp::{Direction, Endpoint};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Ports tried, counted: the one asked for and those above it.
+const PORTS_TRIED: u16 = 200;
+/// How long the first registration is tried; many may begin at once.
+const REGISTER_WAIT: Duration = Duration::from_secs(10);
+/// Waits after a renewal that failed: shorter than what a server grants after its own failure.
+const RETRY: backoff::Config = backoff::Config { first: Duration::from_millis(100), max: Duration::from_secs(1) };
+
+/// Why a publisher could not register.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegisterError {
+    /// No endpoint could be bound.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// A server would refuse it.
+    #[error("a user needs a broker, and names have 1 to 64 bytes without blanks")]
+    Names,
+    /// The registry cannot be used.
+    #[error("cannot register: {0}")]
+    Registry(#[from] RegistryError),
+    /// The system gave no thread.
+    #[error("cannot register: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// A registered publisher.
+pub struct Registered {
+    /// Takes ticks.
+    pub publisher: BatchPublisher,
+    task: PublisherTask,
+    /// Where it publishes; the port may be another than asked for.
+    pub endpoint: Endpoint,
+    lease: Lease,
+}
+
+impl Registered {
+    /// Leaves the registry, sends what waits, and closes the socket.
+    pub async fn shutdown(self) {
+        let _ = tokio::task::spawn_blocking(move || drop(self.lease)).await;
+        self.task.shutdown().await;
+    }
+}
+
+/// Binds `config.endpoint`, or the next free port above it, and registers what it got; runs on the current tokio runtime.
+///
+/// # Errors
+/// [`RegisterError`]; nothing stays bound or registered.
+pub async fn start(config: publisher::Config, place: &Place, whose: Whose) -> Result<Registered, RegisterError> {
+    if !whose.is_sound() {
+        return Err(RegisterError::Names);
+    }
+    let (publisher, task, endpoint) = bind(config).await?;
+    let (place, entry) = (place.clone(), Entry { endpoint: endpoint.clone(), whose });
+    let taken = tokio::task::spawn_blocking(move || Lease::take(&place, entry)).await;
+    match taken.map_err(std::io::Error::other).map_err(RegisterError::from).flatten() {
+        Ok(lease) => Ok(Registered { publisher, task, endpoint, lease }),
+        Err(error) => {
+            task.shutdown().await;
+            Err(error)
+        }
+    }
+}
+
+async fn bind(mut config: publisher::Config) -> Result<(BatchPublisher, PublisherTask, Endpoint), PublishError> {
+    config.direction = Direction::Bind;
+    let last = match &config.endpoint {
+        Endpoint::Tcp { port, .. } if *port > 0 => port.saturating_add(PORTS_TRIED - 1),
+        _ => 0,
+    };
+    loop {
+        match (BatchPublisher::start(config.clone()).await, &mut config.endpoint) {
+            (Err(PublishError::Bind(error)), Endpoint::Tcp { port, .. })
+                if matches!(error.cause, BindCause::InUse) && *port < last =>
+            {
+                *port += 1;
+            }
+            (bound, _) => return bound,
+        }
+    }
+}
+
+/// An entry that is renewed on a thread of its own until this is dropped; then it is taken out, which may block for a second.
+#[derive(Debug)]
+pub struct Lease {
+    stop: Option<SyncSender<()>>,
+    renewing: Option<JoinHandle<()>>,
+}
+
+impl Lease {
+    /// Registers. Blocks until the registry has taken the entry, for at most about ten seconds.
+    ///
+    /// # Errors
+    /// The registry has not taken it by then, or there is no thread.
+    pub fn take(place: &Place, entry: Entry) -> Result<Self, RegisterError> {
+        let mut registry = place.registry();
+        let (begin, mut backoff) = (Instant::now(), Backoff::new(RETRY));
+        while let Err(error) = registry.renew(&entry) {
+            if begin.elapsed() >= REGISTER_WAIT {
+                return Err(error.into());
+            }
+            let now = Instant::now();
+            std::thread::sleep(backoff.failed(now, &mut rand::rng()).duration_since(now));
+        }
+        tracing::info!(registry = place.label(), endpoint = %entry.endpoint, "registered");
+        let (stop, stopped) = sync_channel(0);
+        let renewing = std::thread::Builder::new().name("lease".into()).spawn(move || {
+            let mut wait = BEAT;
+            let mut backoff = Backoff::new(RETRY);
+            while stopped.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+                wait = renew(&mut *registry, &entry, &mut backoff);
+            }
+            if let Err(error) = registry.leave(&entry) {
+                tracing::warn!(%error, "could not leave the registry; the entry runs out by itself");
+            }
+        })?;
+        Ok(Lease { stop: Some(stop), renewing: Some(renewing) })
+    }
+}
+
+/// Renews; gives the wait until the next time. One warning when it begins to fail.
+fn renew(registry: &mut dyn Registry, entry: &Entry, backoff: &mut Backoff) -> Duration {
+    match registry.renew(entry) {
+        Ok(()) => {
+            if backoff.failures() > 0 {
+                tracing::info!("the registry is back");
+                backoff.succeeded();
+            }
+            BEAT
+        }
+        Err(error) => {
+            if backoff.failures() == 0 {
+                tracing::warn!(%error, "the registration cannot be renewed; publishing goes on, and it is tried again");
+            }
+            let now = Instant::now();
+            backoff.failed(now, &mut rand::rng()).duration_since(now)
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(renewing) = self.renewing.take() {
+            let _ = renewing.join();
+        }
+    }
+}
