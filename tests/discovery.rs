@@ -8,10 +8,14 @@ mod support;
 use process::Folder;
 use publishers::{Publisher, assert_gapless, somewhere, within};
 use rusqlite::{Connection, TransactionBehavior};
+use serde_json::json;
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
+use support::dealer::AdapterProcess;
 use support::world::Keys;
 use support::{Client, Server};
+use tickcast::config::settings::{AdapterKind, Broker};
 
 /// A killed publisher is forgotten within this.
 const FORGOTTEN: Duration = Duration::from_secs(6);
@@ -161,7 +165,7 @@ fn a_locked_registry_ends_no_feed_and_who_came_meanwhile_is_found_afterwards() {
 fn the_socket_file_of_a_killed_publisher_is_removed_and_that_of_a_live_one_stays() {
     let rig = Rig::new("ipc", |_| {});
     let paths = [rig.folder.0.join("a"), rig.folder.0.join("b")];
-    let [mut dead, mut live] = [0, 1].map(|n| {
+    let [mut dead, live] = [0, 1].map(|n| {
         let mut publisher = rig.publisher(&format!("ipc://{}", paths[n].display()), "A", &[]);
         publisher.endpoint();
         publisher
@@ -203,6 +207,33 @@ fn ticks_of_a_lease_that_names_a_user_are_that_users_alone_and_it_falls_back_to_
     while tick_of(&mut ravi, "B") < seen + 10 {}
     assert!(asha.settled().iter().all(|tick| tick["symbol"] == "A"));
     assert!(ravi.settled().iter().all(|tick| tick["symbol"] == "B"));
+}
+
+#[test]
+fn an_endpoint_that_an_adapter_process_names_for_its_user_is_no_longer_everybodys() {
+    let keys = Keys::new(&[("asha", "angel"), ("ravi", "angel")]);
+    let rig = Rig::new("hello", |settings| {
+        keys.set(settings);
+        settings.brokers = BTreeMap::from([("angel".into(), Broker { kind: AdapterKind::Bus })]);
+    });
+    let mut publisher = rig.publisher(&somewhere(), "A", &[]);
+    let endpoint = publisher.endpoint();
+    rig.heard(1.0);
+    let (mut asha, mut ravi) = (rig.server.client_of("asha"), rig.server.client_of("ravi"));
+    asha.subscribe(&["A"], 1);
+    ravi.subscribe(&["A"], 1);
+    tick_of(&mut asha, "A");
+    tick_of(&mut ravi, "A");
+    let hello = json!({"broker": "angel", "user": "asha", "publishes": [endpoint]});
+    let process = AdapterProcess::start(&rig.server.control, &hello);
+    rig.server.await_metric("tickcast_bus_connects_total", &["added", "\"ready\""], 2.0);
+    rig.heard(1.0);
+    let from = tick_of(&mut asha, "A");
+    while tick_of(&mut asha, "A") < from + 10 {}
+    ravi.settled();
+    while tick_of(&mut asha, "A") < from + 30 {}
+    assert_eq!(ravi.settled(), [] as [serde_json::Value; 0], "it is hers alone");
+    drop(process);
 }
 
 #[test]

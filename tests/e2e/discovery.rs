@@ -6,6 +6,7 @@ use crate::python::python;
 use crate::support::{Client, Server};
 use std::net::TcpListener;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// A killed publisher is forgotten within this.
@@ -24,14 +25,11 @@ struct Redis {
 }
 
 impl Redis {
-    /// On a port of its own; another one when somebody was faster.
+    /// On a port below those that the kernel gives away, so that it is still free for the next after this one's death.
     fn start() -> Self {
-        (0..10)
-            .find_map(|_| {
-                let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
-                Self::on(port)
-            })
-            .expect("redis-server starts on one of ten ports")
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let ports = || 20_000 + (std::process::id() * 7 + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+        (0..20).find_map(|_| Self::on(ports() as u16)).expect("redis-server starts on one of twenty ports")
     }
 
     fn on(port: u16) -> Option<Self> {

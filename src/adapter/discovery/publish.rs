@@ -10,7 +10,7 @@ use crate::adapter::publisher::{self, BatchPublisher, PublishError, PublisherTas
 use crate::policy::backoff::{self, Backoff};
 use crate::zmtp::listener::BindCause;
 use crate::zmtp::{Direction, Endpoint};
-use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -108,48 +108,70 @@ impl Lease {
     /// # Errors
     /// The registry has not taken it by then, or there is no thread.
     pub fn take(place: &Place, entry: Entry) -> Result<Self, RegisterError> {
-        let mut registry = place.registry();
-        let (begin, mut backoff) = (Instant::now(), Backoff::new(RETRY));
-        while let Err(error) = registry.renew(&entry) {
-            if begin.elapsed() >= REGISTER_WAIT {
-                return Err(error.into());
-            }
-            let now = Instant::now();
-            std::thread::sleep(backoff.failed(now, &mut rand::rng()).duration_since(now));
-        }
-        tracing::info!(registry = place.label(), endpoint = %entry.endpoint, "registered");
         let (stop, stopped) = sync_channel(0);
-        let renewing = std::thread::Builder::new().name("lease".into()).spawn(move || {
-            let mut wait = BEAT;
-            let mut backoff = Backoff::new(RETRY);
-            while stopped.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
-                wait = renew(&mut *registry, &entry, &mut backoff);
-            }
-            if let Err(error) = registry.leave(&entry) {
-                tracing::warn!(%error, "could not leave the registry; the entry runs out by itself");
-            }
-        })?;
-        Ok(Lease { stop: Some(stop), renewing: Some(renewing) })
+        let (tell, told) = sync_channel(1);
+        let renewal = Renewal { registry: place.registry(), entry, backoff: Backoff::new(RETRY), tell: Some(tell) };
+        let renewing = std::thread::Builder::new().name("lease".into()).spawn(move || renewal.run(&stopped))?;
+        let lease = Lease { stop: Some(stop), renewing: Some(renewing) };
+        told.recv().map_err(std::io::Error::other)??;
+        Ok(lease)
     }
 }
 
-/// Renews; gives the wait until the next time. One warning when it begins to fail.
-fn renew(registry: &mut dyn Registry, entry: &Entry, backoff: &mut Backoff) -> Duration {
-    match registry.renew(entry) {
-        Ok(()) => {
-            if backoff.failures() > 0 {
-                tracing::info!("the registry is back");
-                backoff.succeeded();
+/// What the thread of a lease works with.
+struct Renewal {
+    registry: Box<dyn Registry>,
+    entry: Entry,
+    backoff: Backoff,
+    /// To whom the first registration is told.
+    tell: Option<SyncSender<Result<(), RegistryError>>>,
+}
+
+impl Renewal {
+    fn run(mut self, stopped: &Receiver<()>) {
+        let begin = Instant::now();
+        loop {
+            let wait = match self.registry.renew(&self.entry) {
+                Ok(()) => self.renewed(),
+                Err(error) if self.tell.is_some() && begin.elapsed() >= REGISTER_WAIT => {
+                    return self.tell(Err(error));
+                }
+                Err(error) => self.failed(&error),
+            };
+            if stopped.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
+                break;
             }
-            BEAT
         }
-        Err(error) => {
-            if backoff.failures() == 0 {
-                tracing::warn!(%error, "the registration cannot be renewed; publishing goes on, and it is tried again");
-            }
-            let now = Instant::now();
-            backoff.failed(now, &mut rand::rng()).duration_since(now)
+        if let Err(error) = self.registry.leave(&self.entry) {
+            tracing::warn!(%error, "could not leave the registry; the entry runs out by itself");
         }
+    }
+
+    fn tell(&mut self, outcome: Result<(), RegistryError>) {
+        if let Some(tell) = self.tell.take() {
+            // The receiver waits for exactly this.
+            let _ = tell.send(outcome);
+        }
+    }
+
+    fn renewed(&mut self) -> Duration {
+        if self.tell.is_some() {
+            tracing::info!(endpoint = %self.entry.endpoint, "registered");
+            self.tell(Ok(()));
+        } else if self.backoff.failures() > 0 {
+            tracing::info!("the registry is back");
+        }
+        self.backoff.succeeded();
+        BEAT
+    }
+
+    /// The wait until the next attempt; one warning when it begins to fail.
+    fn failed(&mut self, error: &RegistryError) -> Duration {
+        if self.backoff.failures() == 0 {
+            tracing::warn!(%error, "cannot register now; publishing goes on, and it is tried again");
+        }
+        let now = Instant::now();
+        self.backoff.failed(now, &mut rand::rng()).duration_since(now)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The server's side: which endpoints hold a lease, found by looking again and again, on a thread of its own.
 //!
-//! [`Watch`] is pure: looks and times in, leases out. [`run`] looks, and clears the socket files of dead publishers. Promises:
+//! `Watch` is pure: looks and times in, leases out. [`run`] looks, and clears the socket files of dead publishers. Promises:
 //! a lease ends only when a look that worked did not find it, and neither shortly after a look that failed nor after the
 //! clock was set, when everybody must first have had time to renew; an endpoint that may not be used is counted once while
 //! it stays; one warning when the registry is lost, one line when it is back. Tests: at the end, `tests/discovery.rs`.
