@@ -32,9 +32,13 @@ class File:
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("CREATE TABLE IF NOT EXISTS publishers (endpoint TEXT PRIMARY KEY, broker TEXT, user TEXT, pid INTEGER, expires_at INTEGER NOT NULL)")
-            db.execute(sql, values)
+            return db.execute(sql, values).fetchall()
         finally:
             db.close()
+
+    def holder(self, endpoint):
+        found = self.write("SELECT broker, user FROM publishers WHERE endpoint = ? AND expires_at > ?", endpoint, int((time.time() - 10) * 1000))
+        return found[0] if found else None
 
     def renew(self, endpoint, broker, user):
         sql = "INSERT INTO publishers VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (endpoint) DO UPDATE SET broker = ?2, user = ?3, pid = ?4, expires_at = ?5"
@@ -50,6 +54,13 @@ class Redis:
 
         self.db = redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1)
 
+    def holder(self, endpoint):
+        value = self.db.get(f"tickcast:publisher:{endpoint}")
+        if value:
+            return json.loads(value)["broker"], json.loads(value)["user"]
+        # Just run out: whose it was is not known any more.
+        return None if self.db.zscore("tickcast:publishers", endpoint) is None else ("?", "?")
+
     def renew(self, endpoint, broker, user):
         value = json.dumps({"broker": broker, "user": user, "pid": os.getpid()})
         step = self.db.pipeline(transaction=True)
@@ -61,16 +72,21 @@ class Redis:
         step.delete(f"tickcast:publisher:{endpoint}").zrem("tickcast:publishers", endpoint).execute()
 
 
-def bind(socket, host, port, slide):
-    """Binds the port, or the next free one, and gives the endpoint."""
-    for tried in range(port, port + (200 if slide and port else 1)):
+def bind(socket, host, port, registry, whose):
+    """Binds the port, or the next one that is neither in use nor still leased to another, and gives the endpoint."""
+    for tried in range(port, port + (200 if registry and port else 1)):
+        holder = registry and registry.holder(f"tcp://{host}:{tried}")
+        if holder and holder[1] != whose[1] or holder and holder[1] and holder[0] != whose[0]:
+            continue  # tickcast may still be connected there for that user
         try:
             socket.bind(f"tcp://{host}:{tried}")
             return socket.getsockopt(zmq.LAST_ENDPOINT).decode().rstrip("\0")
         except zmq.ZMQError as error:
             if error.errno != zmq.EADDRINUSE:
                 raise
-    raise SystemExit(f"port {port} is in use and this publisher does not register: name another with --port, or register with --file or --redis" if not slide else f"no free port from {port}")
+    if registry:
+        raise SystemExit(f"no free port from {port}")
+    raise SystemExit(f"port {port} is in use and this publisher does not register: name another with --port, or register with --file or --redis")
 
 
 def main():
@@ -84,7 +100,7 @@ def main():
     options = arguments.parse_args()
     registry = File(options.file) if options.file else Redis(options.redis) if options.redis else None
     socket = zmq.Context.instance().socket(zmq.PUB)
-    endpoint = bind(socket, "127.0.0.1", options.port, registry is not None)
+    endpoint = bind(socket, "127.0.0.1", options.port, registry, (options.broker, options.user))
     over = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: over.set())

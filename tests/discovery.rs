@@ -237,6 +237,27 @@ fn an_endpoint_that_an_adapter_process_names_for_its_user_is_no_longer_everybody
 }
 
 #[test]
+fn the_port_of_a_killed_users_publisher_goes_to_no_other_user_while_the_server_may_connect_there() {
+    let keys = Keys::new(&[("asha", "angel"), ("ravi", "angel")]);
+    let rig = Rig::new("cross", |settings| keys.set(settings));
+    let mut ashas = rig.publisher(&somewhere(), "A", &["broker=angel", "user=asha"]);
+    let at = ashas.endpoint();
+    rig.heard(1.0);
+    let (mut asha, mut ravi) = (rig.server.client_of("asha"), rig.server.client_of("ravi"));
+    asha.subscribe(&["A", "B"], 1);
+    ravi.subscribe(&["B"], 1);
+    tick_of(&mut asha, "A");
+    ashas.process.kill();
+    let mut ravis = rig.publisher(&at, "B", &["broker=angel", "user=ravi"]);
+    assert_ne!(ravis.endpoint(), at, "it is free, but asha's");
+    let mut again = rig.publisher(&at, "A", &["broker=Angel", "user=asha"]);
+    assert_eq!(again.endpoint(), at, "she has it back at once");
+    let first = tick_of(&mut ravi, "B");
+    while tick_of(&mut ravi, "B") < first + 50 {}
+    assert!(asha.settled().iter().all(|tick| tick["symbol"] == "A"));
+}
+
+#[test]
 fn rows_that_cannot_be_used_are_counted_and_ignored() {
     let rig = Rig::new("rows", |_| {});
     let mut good = rig.publisher(&somewhere(), "A", &[]);

@@ -3,10 +3,10 @@
 //! Also a look takes the write lock: while somebody else holds it nobody can renew, and a look must fail rather than find
 //! leases run out. A file that was replaced is opened anew. Tests: at the end, `tests/discovery.rs`.
 
+use super::{CLEARED, millis, wall_millis};
 use super::{
     ENDPOINT_BYTES_MAX, Entry, LEASE, LEASE_MAX, Look, PATIENCE, ROWS_MAX, Registry, RegistryError, Row, Whose,
 };
-use super::{millis, wall_millis};
 use crate::auth::sqlite::FileId;
 use crate::limits::CONTROL_NAME_BYTES_MAX;
 use rusqlite::types::ValueRef;
@@ -90,6 +90,21 @@ impl Registry for FileRegistry {
                 look.rows.push(read(row, now)?.ok_or_else(|| format!("row {number}")));
             }
             Ok(look)
+        })
+    }
+
+    fn is_anothers(&mut self, entry: &Entry) -> Result<bool, RegistryError> {
+        let (endpoint, since) = (entry.endpoint.to_string(), wall_millis() - millis(CLEARED));
+        let held = "SELECT broker, user FROM publishers WHERE endpoint = ?1 AND expires_at > ?2";
+        self.write(|step| {
+            let mut held = step.prepare_cached(held)?;
+            let mut rows = held.query(params![endpoint, since])?;
+            let Some(row) = rows.next()? else { return Ok(false) };
+            let text = |at| -> rusqlite::Result<Option<String>> {
+                Ok(row.get_ref(at)?.as_str_or_null().unwrap_or_default().map(str::to_owned))
+            };
+            let whose = Whose { broker: text(0)?, user: text(1)? };
+            Ok(!entry.whose.shares_with(&whose))
         })
     }
 

@@ -30,6 +30,8 @@ pub const LEASE_MAX: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Rows read at one look, counted: endpoints that may hold, and as many that may not.
 const ROWS_MAX: usize = 2 * crate::limits::DISCOVERY_ENDPOINTS_MAX;
+/// An entry that ran out is taken out by the server within this, if there is a server.
+const CLEARED: Duration = Duration::from_secs(10);
 /// The longest endpoint worth reading, bytes.
 const ENDPOINT_BYTES_MAX: usize = 256;
 
@@ -95,6 +97,12 @@ impl Whose {
         };
         self.broker.iter().chain(&self.user).all(named) && (self.user.is_none() || self.broker.is_some())
     }
+
+    /// Whether a server gives both publishers' ticks to the same users.
+    fn shares_with(&self, other: &Whose) -> bool {
+        let broker = |whose: &Whose| whose.broker.as_ref().map(|name| name.to_ascii_lowercase());
+        self.user == other.user && (self.user.is_none() || broker(self) == broker(other))
+    }
 }
 
 /// One entry, as it was read: not checked, but for its lease.
@@ -117,6 +125,8 @@ struct Look {
 trait Registry: Send {
     /// All that holds; takes out what no longer does, and fails when nobody could have renewed.
     fn look(&mut self) -> Result<Look, RegistryError>;
+    /// Whether a server may still connect to the endpoint for somebody else: what is published there would reach him.
+    fn is_anothers(&mut self, entry: &Entry) -> Result<bool, RegistryError>;
     /// Registers, or renews.
     fn renew(&mut self, entry: &Entry) -> Result<(), RegistryError>;
     /// Takes out the entry, if it is still this process's.

@@ -1,7 +1,7 @@
 //! The publisher's side: bind, on the next free port if that one is taken, register, renew, and leave when dropped.
 //!
 //! In: where to publish, whose ticks, and which registry. Out: the publisher and its [`Lease`]. Promises: what is registered is
-//! bound by this process; a registry that fails later is tried again with back-off while ticks flow; a process that is
+//! bound by this process, and was nobody else's to whom a server may still be connected there; a registry that fails later is tried again with back-off while ticks flow; a process that is
 //! killed is forgotten after [`super::LEASE`]. Only who registers slides: nobody would find the other. Tests:
 //! `tests/discovery.rs`; an example: `examples/register_publisher.rs`.
 
@@ -28,6 +28,9 @@ pub enum RegisterError {
     /// No endpoint could be bound.
     #[error(transparent)]
     Publish(#[from] PublishError),
+    /// All are in use, or still another's in the registry.
+    #[error("{0} and what could stand for it are in use, or still leased to others")]
+    NoneFree(Endpoint),
     /// A server would refuse it.
     #[error("a user needs a broker, and names have 1 to 64 bytes without blanks")]
     Names,
@@ -65,7 +68,7 @@ pub async fn start(config: publisher::Config, place: &Place, whose: Whose) -> Re
     if !whose.is_sound() {
         return Err(RegisterError::Names);
     }
-    let (publisher, task, endpoint) = bind(config).await?;
+    let (publisher, task, endpoint) = bind(config, place, &whose).await?;
     let (place, entry) = (place.clone(), Entry { endpoint: endpoint.clone(), whose });
     let taken = tokio::task::spawn_blocking(move || Lease::take(&place, entry)).await;
     match taken.map_err(std::io::Error::other).map_err(RegisterError::from).flatten() {
@@ -77,20 +80,63 @@ pub async fn start(config: publisher::Config, place: &Place, whose: Whose) -> Re
     }
 }
 
-async fn bind(mut config: publisher::Config) -> Result<(BatchPublisher, PublisherTask, Endpoint), PublishError> {
+type Bound = (BatchPublisher, PublisherTask, Endpoint);
+
+/// Binds the first port that is neither in use nor, by the registry, still another's.
+async fn bind(mut config: publisher::Config, place: &Place, whose: &Whose) -> Result<Bound, RegisterError> {
     config.direction = Direction::Bind;
-    let last = match &config.endpoint {
-        Endpoint::Tcp { port, .. } if *port > 0 => port.saturating_add(PORTS_TRIED - 1),
-        _ => 0,
-    };
-    loop {
-        match (BatchPublisher::start(config.clone()).await, &mut config.endpoint) {
-            (Err(PublishError::Bind(error)), Endpoint::Tcp { port, .. })
-                if matches!(error.cause, BindCause::InUse) && *port < last =>
-            {
-                *port += 1;
+    let mut registry = place.registry();
+    let first = config.endpoint.clone();
+    for tried in 0..PORTS_TRIED {
+        let picked = match (&first, &mut config.endpoint) {
+            (Endpoint::Tcp { port: 0, .. }, _) => true,
+            (Endpoint::Tcp { port: from, .. }, Endpoint::Tcp { port, .. }) => {
+                let Some(next) = from.checked_add(tried) else { break };
+                *port = next;
+                false
             }
-            (bound, _) => return bound,
+            _ if tried == 0 => false,
+            _ => break,
+        };
+        let held;
+        (held, registry) = is_anothers(registry, &config.endpoint, whose).await?;
+        if held {
+            continue;
+        }
+        let (publisher, task, endpoint) = match BatchPublisher::start(config.clone()).await {
+            Err(PublishError::Bind(error)) if matches!(error.cause, BindCause::InUse) => continue,
+            bound => bound?,
+        };
+        // The kernel's choice is known only now; nothing has been published there.
+        let held;
+        (held, registry) = if picked { is_anothers(registry, &endpoint, whose).await? } else { (false, registry) };
+        if !held {
+            return Ok((publisher, task, endpoint));
+        }
+        task.shutdown().await;
+    }
+    Err(RegisterError::NoneFree(first))
+}
+
+/// See [`Registry::is_anothers`]; a registry that fails is asked again for a while. Gives it back.
+async fn is_anothers(
+    mut registry: Box<dyn Registry>,
+    endpoint: &Endpoint,
+    whose: &Whose,
+) -> Result<(bool, Box<dyn Registry>), RegisterError> {
+    let (begin, mut backoff) = (Instant::now(), Backoff::new(RETRY));
+    loop {
+        let entry = Entry { endpoint: endpoint.clone(), whose: whose.clone() };
+        let asked = tokio::task::spawn_blocking(move || (registry.is_anothers(&entry), registry)).await;
+        let answer;
+        (answer, registry) = asked.map_err(std::io::Error::other)?;
+        match answer {
+            Ok(held) => return Ok((held, registry)),
+            Err(error) if begin.elapsed() >= REGISTER_WAIT => return Err(error.into()),
+            Err(_) => {
+                let now = Instant::now();
+                tokio::time::sleep(backoff.failed(now, &mut rand::rng()).duration_since(now)).await;
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use super::{
     ENDPOINT_BYTES_MAX, Entry, LEASE, LEASE_MAX, Look, PATIENCE, ROWS_MAX, Registry, RegistryError, Row, Whose,
 };
 use super::{millis, wall_millis};
+use crate::zmtp::Endpoint;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io;
@@ -186,6 +187,19 @@ impl Registry for RedisRegistry {
             self.ask(&[words(["ZREM", SET].into_iter().chain(look.dead.iter().map(String::as_str)))])?;
         }
         Ok(look)
+    }
+
+    fn is_anothers(&mut self, entry: &Entry) -> Result<bool, RegistryError> {
+        let endpoint = entry.endpoint.to_string();
+        let key = format!("{PREFIX}{endpoint}");
+        let answers = self.ask(&[words(["GET", &key]), words(["ZSCORE", SET, &endpoint])])?;
+        Ok(match &answers[..] {
+            [Reply::Nil, Reply::Nil] => false,
+            // It has just run out, nobody knows whose it was; a path, unlike a port, is not taken by chance.
+            [Reply::Nil, _] => matches!(entry.endpoint, Endpoint::Tcp { .. }),
+            [Reply::Text(value), _] => read(endpoint, value, 0).is_ok_and(|row| !entry.whose.shares_with(&row.whose)),
+            _ => false,
+        })
     }
 
     fn renew(&mut self, entry: &Entry) -> Result<(), RegistryError> {
