@@ -93,6 +93,9 @@ pub const CONTROL_SILENCE: Duration = Duration::from_secs(6);
 /// A broker's credentials file, bytes.
 pub const CREDENTIALS_BYTES_MAX: u64 = 16 << 10;
 
+/// Endpoints of registered publishers at once, counted, of each registry.
+pub const DISCOVERY_ENDPOINTS_MAX: usize = 128;
+
 /// Sessions at once, counted (setting); also per user and per address.
 pub const SESSIONS_MAX: usize = 10_000;
 /// HTTP upgrade deadline (setting).

@@ -164,6 +164,8 @@ fn anything_real_turns_the_simulated_market_off() {
         env(&[("TICKCAST_BUS_QUEUE_BYTES_MAX", "32MiB")]),
         set(&["auth.store=sqlite:keys.db"]),
         set(&["brokers.angel.kind=bus"]),
+        set(&["discovery.file=publishers.db"]),
+        set(&["discovery.redis=redis://127.0.0.1"]),
         toml_sources(&directory, "[bus]\n"),
         toml_sources(&directory, "[[bus.source]]\nendpoint = 'tcp://127.0.0.1:1'\nbroker = 'angel'\nuser = 'asha'\n"),
     ] {

@@ -40,6 +40,18 @@ const HOW: &[(&str, How)] = &[
         "python examples/openalgo_bridge.py",
         Test("e2e/bridge.rs", "an_openalgo_adapter_class_serves_json_and_messagepack_clients_through_the_bridge"),
     ),
+    (
+        "python examples/register_publisher.py",
+        Test(
+            "e2e/discovery.rs",
+            "the_python_example_registers_in_a_file_and_in_redis_slides_leaves_and_without_a_registry_says_what_is_in_use",
+        ),
+    ),
+    (
+        "cargo run --example register_publisher",
+        Test("discovery.rs", "fifty_processes_that_register_at_once_all_get_a_port_and_are_all_heard"),
+    ),
+    ("pip install pyzmq redis", Step("install -r tests/e2e/requirements.txt")),
     ("pip install websocket-client msgpack", Step("install -r tests/e2e/requirements.txt")),
     ("pip install pyzmq msgpack", Step("install -r tests/e2e/requirements.txt")),
     ("./scripts/test.sh", Test("docs.rs", "the_gate_is_the_script")),

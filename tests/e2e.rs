@@ -7,6 +7,7 @@
 #[path = "kite/mod.rs"]
 mod kite_vectors;
 mod process;
+mod publishers;
 mod standin;
 mod support;
 
@@ -16,6 +17,8 @@ mod angel;
 mod bridge;
 #[path = "e2e/bus.rs"]
 mod bus;
+#[path = "e2e/discovery.rs"]
+mod discovery;
 #[path = "e2e/kite.rs"]
 mod kite;
 #[path = "e2e/msgpack.rs"]

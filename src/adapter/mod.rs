@@ -7,6 +7,7 @@
 
 pub mod angel;
 pub mod bus;
+pub mod discovery;
 pub mod external;
 mod fields;
 pub mod kinds;

@@ -1,7 +1,7 @@
 //! Phase one: every port bound, every queue made, nothing running. Phase two: the threads.
 
 use super::admin::AdminParts;
-use super::control::{BusFeeds, ControlParts, control_channel, machine_config};
+use super::control::{BusFeeds, ControlParts, control_channel, machine_config, watch_config};
 use super::door::front_door;
 use super::overload::{ForcedFacts, OverloadWatch};
 use super::parts::Parts;
@@ -11,6 +11,7 @@ use super::rooms::{
 use super::upkeep::{self, Upkeep};
 use super::{Addresses, Life, MetricsPage, Running};
 use crate::adapter::AdapterFactory;
+use crate::adapter::discovery;
 use crate::adapter::external::machine::Owner;
 use crate::adapter::sim::{self, SimSwitch};
 use crate::auth::{AuthMetrics, AuthService};
@@ -207,6 +208,16 @@ impl App {
             metrics: parts.endpoint_metrics,
         };
         let machine = machine_config(&settings, bus.specs());
+        let (mut registered, mut watchers) = (Vec::new(), Vec::new());
+        for (place, metrics) in parts.registries {
+            let Some(place) = place else { continue };
+            let (leases, followed) = watch::channel(discovery::watch::Leases::new());
+            registered.push(followed);
+            // A thread of its own: registries block it.
+            let (stop, config) = (rest_stop.clone(), watch_config(&settings, bus.specs()));
+            let watching = discovery::watch::run(place, config, leases, metrics);
+            watchers.push(on_runtime("discovery", move || until(stop, watching))?);
+        }
         let (handle_tx, handle) = std::sync::mpsc::sync_channel(1);
         let bus_stop = rest_stop.clone();
         let bus = on_runtime("bus", move || async move {
@@ -252,9 +263,10 @@ impl App {
         let (config, (inbox, counters)) = (control_config(&settings), parts.control);
         let channel = ControlParts { config, machine, inbox, feeds: bus_feeds, metrics: counters };
         let control = std::thread::Builder::new().name("control".into()).spawn(move || {
-            let channel = control_channel(control, channel);
+            let channel = control_channel(control, channel, registered);
             let tasks = control_tasks(market, sim, invalidations, auth, registry);
-            control_runtime.block_on(until(control_stop, async { tokio::join!(tasks, channel) }));
+            let all = until(control_stop, async { tokio::join!(tasks, channel) });
+            tokio::task::LocalSet::new().block_on(&control_runtime, all);
             pool.join();
         })?;
         let door_thread = {
@@ -277,7 +289,7 @@ impl App {
             }
         })?;
         life.set(State::Ready);
-        let threads = vec![door_thread, ingest, bus, upkeep, control, admin];
+        let threads = [door_thread, ingest, bus, upkeep, control, admin].into_iter().chain(watchers).collect();
         Ok(Running { addresses, life, workers, door, rest, threads, metrics, shards: parts.shards })
     }
 }

@@ -3,10 +3,12 @@
 //! In: settings. Out: [`Parts`], made under the server's own recorder; `build.rs` hands them out to threads.
 
 use super::build::Hooks;
+use super::control::places;
 use super::kinds::Kinds;
 use super::overload::{ForcedFacts, OverloadGauge};
 use super::rooms::{feed_kinds, owners, supervisor_config, worker_count};
 use super::upkeep::{self, WorkerGauges};
+use crate::adapter::discovery::{Place, metrics::DiscoveryMetrics};
 use crate::adapter::external::{Channel, Inbox, metrics::ControlMetrics};
 use crate::adapter::metrics::AdapterMetrics;
 use crate::adapter::native::feed::Wiring as FeedWiring;
@@ -61,6 +63,7 @@ pub(super) struct Parts {
     pub(super) sim: Option<(SimSwitch, SourceSender)>,
     pub(super) invalidations: mpsc::Receiver<Invalidate>,
     pub(super) control: (Inbox, ControlMetrics),
+    pub(super) registries: Vec<(Option<Place>, DiscoveryMetrics)>,
     pub(super) before_command: Option<BeforeCommand>,
     pub(super) audit_every: Duration,
     pub(super) epoch: u64,
@@ -194,6 +197,7 @@ impl Parts {
             sim,
             invalidations,
             control: (inbox, ControlMetrics::register()),
+            registries: places(settings).into_iter().zip(DiscoveryMetrics::register(Place::LABELS)).collect(),
             before_command: hooks.before_command,
             audit_every: hooks.audit_every.unwrap_or(upkeep::AUDIT),
             epoch: Micros::now().millis(),

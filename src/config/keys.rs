@@ -3,6 +3,7 @@
 //! It drives reading, printing, the nearest-name search and `docs/SETTINGS.md`. Three families have names of the
 //! operator's own and are not in it: `[brokers.NAME]`, `[scale]` and `[[bus.source]]`.
 
+use super::places::{File, Redis};
 use super::settings::{AdapterKind, CloseStyle, Normalise, Settings};
 use super::value::{
     Address, BindEndpoint, BindEndpoints, BrokerNames, Codec, ConnectEndpoints, Count, Flag, Hidden, LogFilter, Names,
@@ -65,10 +66,11 @@ pub(super) fn nearest_section(name: &str) -> &'static str {
 }
 
 /// Tables of the file, in order, each with what it is about.
-pub(super) const SECTIONS: [(&str, &str); 11] = [
+pub(super) const SECTIONS: [(&str, &str); 12] = [
     ("server", "The WebSocket side."),
     ("admin", "Metrics, health and the console: one HTTP listener."),
     ("bus", "Where ticks come from over ZeroMQ."),
+    ("discovery", "Where publishers register that only register their endpoint (docs/PROTOCOL.md, part 2)."),
     ("auth", "Who may connect."),
     ("adapters", "Broker adapters."),
     ("brokers", "`[brokers.NAME]`: a user's broker (from the key store) and the adapter that serves it."),
@@ -137,7 +139,9 @@ pub(super) static KEYS: &[Key] = &[
     key!(bus.bind: BindEndpoints, "Endpoints we bind, `tcp://` or `ipc://`, any number."),
     key!(bus.connect: ConnectEndpoints, "Endpoints we connect to."),
     key!(bus.queue_bytes_max: Size, limits::SOURCE_QUEUE_BYTES_MAX => 16 * GIB, "All sources' queues together."),
-    key!(bus.allow_public: Flag, "Allows `bind` on every interface: whoever reaches the port can publish prices."),
+    key!(bus.allow_public: Flag, "Allows `bind` on every interface, and registered publishers (`[discovery]`) on other machines: whoever reaches them can publish prices."),
+    key!(discovery.file: File, "SQLite file, made when there is none; whoever can write it can publish prices. Empty = none."),
+    key!(discovery.redis: Redis, "Redis server, `redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]`; whoever can write there can publish prices. Empty = none."),
     key!(auth.store: Store, "Where API keys are checked: `demo`, `sqlite:FILE`, or `openalgo:FILE` (needs `pepper`)."),
     key!(auth.pepper: Hidden, "OpenAlgo's `API_KEY_PEPPER`, at least 32 characters; only for `openalgo:` stores."),
     key!(adapters.default: OneOf<AdapterKind>,

@@ -15,6 +15,7 @@ mod keys;
 mod load;
 mod openalgo;
 mod pieces;
+mod places;
 mod print;
 mod relations;
 pub mod settings;

@@ -72,6 +72,9 @@ fn real_prices(draft: &Draft) -> Option<String> {
     if bus.is_some() || draft.bus_section {
         return Some("[bus]".into());
     }
+    if draft.settings.discovery.file.is_some() || draft.settings.discovery.redis.is_some() {
+        return Some("[discovery]".into());
+    }
     if draft.settings.auth.store != KeyStoreSetting::Demo {
         return Some("a key store".into());
     }

@@ -1,5 +1,6 @@
 //! The effective settings, typed and validated. Field names are the keys of CONTRACTS 2.
 
+use crate::adapter::discovery::RedisUrl;
 use crate::adapter::kinds::KINDS;
 use crate::adapter::native::credentials::Credentials;
 use crate::limits;
@@ -17,6 +18,8 @@ pub struct Settings {
     pub admin: Admin,
     /// `[bus]` and `[[bus.source]]`
     pub bus: Bus,
+    /// `[discovery]`
+    pub discovery: Discovery,
     /// `[auth]`
     pub auth: Auth,
     /// `[adapters]`
@@ -94,6 +97,15 @@ pub struct BusSource {
     pub broker: String,
     /// The only user who receives it.
     pub user: String,
+}
+
+/// `[discovery]`: where publishers register that only register.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Discovery {
+    /// A SQLite file.
+    pub file: Option<PathBuf>,
+    /// A Redis server.
+    pub redis: Option<RedisUrl>,
 }
 
 /// `[auth]`
@@ -353,6 +365,7 @@ impl Default for Settings {
                 allow_public: false,
                 sources: Vec::new(),
             },
+            discovery: Discovery { file: None, redis: None },
             auth: Auth { store: KeyStoreSetting::Demo, pepper: None },
             adapters: Adapters {
                 default: AdapterKind::Sim,

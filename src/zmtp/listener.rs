@@ -98,6 +98,15 @@ fn bind_ipc(path: &Path) -> Result<UnixListener, BindCause> {
         Err(error) if error.kind() == ErrorKind::AddrInUse => {}
         result => return Ok(result?),
     }
+    remove_stale(path)?;
+    Ok(UnixListener::bind(path)?)
+}
+
+/// Removes the socket file of a process that is gone.
+///
+/// # Errors
+/// [`BindCause::InUse`] when somebody may listen there, [`BindCause::NotASocket`], or what the system said.
+pub fn remove_stale(path: &Path) -> Result<(), BindCause> {
     if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
         return Err(BindCause::NotASocket);
     }
@@ -109,8 +118,7 @@ fn bind_ipc(path: &Path) -> Result<UnixListener, BindCause> {
         // A connection, a full backlog or a lack of rights: somebody may be there.
         _ => return Err(BindCause::InUse),
     }
-    std::fs::remove_file(path)?;
-    Ok(UnixListener::bind(path)?)
+    Ok(std::fs::remove_file(path)?)
 }
 
 /// A bound endpoint on a runtime.

@@ -31,7 +31,7 @@ const REPORTS_SPARE: usize = 64;
 const TICK: Duration = Duration::from_millis(250);
 
 /// Who brings the ticks of adapter processes in. Called on the control thread; must not wait.
-pub trait Feeds: Send {
+pub trait Feeds {
     /// The owner's ticks come from exactly these endpoints; a user's from no other source, if there are any.
     fn publishes(&mut self, owner: &Owner, endpoints: &[Endpoint]);
     /// The owner's endpoints are given up; its user still receives nobody else's ticks.
@@ -106,11 +106,11 @@ impl Adapter for ExternalAdapter {
 }
 
 /// Runs the channel until the peers' queue closes.
-pub async fn run(
+pub async fn run<F: Feeds>(
     machine: Machine,
     mut events: mpsc::Receiver<Event>,
     inbox: Inbox,
-    feeds: Box<dyn Feeds>,
+    feeds: F,
     metrics: ControlMetrics,
 ) {
     let mut desk = Desk { machine, peers: HashMap::new(), adapters: HashMap::new(), feeds, metrics };
@@ -130,15 +130,15 @@ pub async fn run(
     }
 }
 
-struct Desk {
+struct Desk<F> {
     machine: Machine,
     peers: HashMap<PeerId, Peer>,
     adapters: HashMap<AdapterId, mpsc::Sender<Report>>,
-    feeds: Box<dyn Feeds>,
+    feeds: F,
     metrics: ControlMetrics,
 }
 
-impl Desk {
+impl<F: Feeds> Desk<F> {
     fn event(&mut self, event: Event) {
         match event {
             Event::Joined(id, peer) => {

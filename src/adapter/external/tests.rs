@@ -29,7 +29,7 @@ impl World {
         let (events, heard) = mpsc::channel(16);
         let metrics = ControlMetrics::register();
         let machine = Machine::new(machine::Config::default());
-        tokio::spawn(run(machine, heard, inbox, Box::new(NoFeeds), metrics));
+        tokio::spawn(run(machine, heard, inbox, NoFeeds, metrics));
         let (commands, theirs) = mpsc::channel(16);
         let (says, reports) = mpsc::channel(16);
         tokio::spawn(Box::new(channel.adapter("Angel", "asha")).run(Io { commands: theirs, reports: says }));
