@@ -463,7 +463,7 @@ impl Worker {
                 continue;
             }
             let Some(connection) = slots[taker.slot as usize].connection.as_mut() else { continue };
-            if taker.special || slowed || connection.lanes.is_some() {
+            if taker.special || slowed || (waited.is_some() && connection.lanes.is_some()) {
                 let imposed = imposed[connection.class as usize];
                 let rules = (imposed, self.config.lossless);
                 match connection.take(taker.slot, frame, batch.bytes(frame), rules, newest, sent) {

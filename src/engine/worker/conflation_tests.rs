@@ -409,3 +409,39 @@ fn overload_slows_one_class_and_evicts_its_slowest() {
         assert!(bench.worker.inner.borrow().evictions.is_empty());
     });
 }
+
+/// Lanes that a session has.
+fn lanes(bench: &Bench, session: usize) -> usize {
+    let mut inner = bench.worker.inner.borrow_mut();
+    let connection = inner.connection(bench.sessions[session].0).expect("open");
+    connection.lanes.as_ref().map_or(0, |lanes| lanes.len())
+}
+
+#[test]
+fn terms_for_one_key_cost_nothing_on_the_others() {
+    paused(Terms::default(), |mut bench| async move {
+        let rated = Terms { interval: Some(Duration::from_millis(100)), ..Terms::default() };
+        bench.step(Op::SetTerms(0, 0, rated)).await;
+        bench.step(Op::Ticks(vec![0, 1, 2])).await;
+        assert_eq!(lanes(&bench, 0), 1);
+    });
+}
+
+#[test]
+fn what_overload_holds_back_for_all_meets_no_session() {
+    paused(Terms::default(), |mut bench| async move {
+        (0..SESSIONS).for_each(|session| bench.script(session).allow(usize::MAX));
+        bench.step(Op::Impose(Some(100))).await;
+        for _ in 0..3 {
+            bench.step(Op::Ticks(vec![1])).await;
+            bench.step(Op::Flush).await;
+        }
+        let seen = |bench: &Bench| bench.seen.iter().map(|(_, seen)| seen.len()).collect::<Vec<_>>();
+        assert_eq!(seen(&bench), [1; SESSIONS], "the first goes at once");
+        assert_eq!((0..SESSIONS).map(|session| lanes(&bench, session)).sum::<usize>(), 0);
+        assert_eq!(bench.worker.inner.borrow().newest.calendar.len(), 0);
+        bench.step(Op::Wait(120)).await;
+        bench.step(Op::Flush).await;
+        assert_eq!(seen(&bench), [2; SESSIONS], "the newest when its time has come");
+    });
+}

@@ -87,6 +87,12 @@ impl Calendar {
 }
 
 impl Lanes {
+    /// How many there are.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
     fn terms(&self, key: FrameKey) -> Terms {
         self.by_key.get(&key).map_or(Terms::default(), |lane| lane.terms)
     }
@@ -380,7 +386,7 @@ impl Worker {
     }
 
     /// Overload: `latest` subscriptions of sessions of `class` get at most one tick per instrument, mode and `interval`; `None` ends it,
-    /// and what was held goes at once. Longer intervals that clients asked for hold on; `every` is not touched.
+    /// what lanes held goes at once, what the gates hold when it is due. Longer intervals that clients asked for hold on; `every` is not touched.
     pub fn set_conflation_interval(self: &Rc<Self>, class: Class, interval: Option<Duration>) {
         let mut inner = self.inner.borrow_mut();
         if std::mem::replace(&mut inner.imposed[class as usize], interval) == interval || interval.is_some() {
