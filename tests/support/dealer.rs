@@ -106,7 +106,7 @@ pub struct AdapterProcess {
 struct Seen {
     /// `SYMBOL/mode` of what it holds.
     held: BTreeSet<String>,
-    /// Every call, e.g. `+INFY/1`, `-INFY/1`, `-*`, and `disconnect`.
+    /// Every call, e.g. `+INFY/1`, `-INFY/1`, `-*`, and `disconnect: REASON`.
     log: Vec<String>,
     /// Ids of one session.
     ids: HashSet<u64>,
@@ -165,6 +165,18 @@ impl AdapterProcess {
         let deadline = Instant::now() + PATIENCE;
         while self.held() != want {
             assert!(Instant::now() < deadline, "holds {:?}, not {want:?}", self.held());
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until it has been told to disconnect, and gives the reason; what it was told before is forgotten.
+    pub fn await_disconnect(&self) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(reason) = self.log().iter().find_map(|told| told.strip_prefix("disconnect: ")) {
+                return reason.to_owned();
+            }
+            assert!(Instant::now() < deadline, "was not told to disconnect");
             std::thread::park_timeout(Duration::from_millis(5));
         }
     }
