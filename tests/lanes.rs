@@ -167,8 +167,9 @@ fn overflow(server: &Server, client: &mut Client) -> (Vec<Got>, Option<(u16, Str
     let (mut n, deadline) = (0, Instant::now() + PATIENCE);
     while server.metric("tickcast_sessions_closed_total", &["outbox_full"]) == 0.0 {
         assert!(Instant::now() < deadline, "still open after {n} ticks");
-        publisher.batch((n + 1..=n + 1000).map(|n| ("A", f64::from(n))));
-        n += 1000;
+        // Few at a time: from its goodbye on the server waits for two seconds only.
+        publisher.batch((n + 1..=n + 100).map(|n| ("A", f64::from(n))));
+        n += 100;
         server.await_metric("tickcast_ticks_received_total", &[], f64::from(n));
     }
     client.take_in();
@@ -191,7 +192,7 @@ fn every_loses_nothing_until_it_is_closed_for_being_too_slow() {
     });
     let mut latest = server.client().narrow();
     latest.subscribe(&["A"], 1);
-    let mut every = server.client();
+    let mut every = server.client().narrow();
     assert_eq!(subscribe(&mut every, "A", json!({"delivery": "every"}))["status"], "success");
     let (seen, goodbye) = overflow(&server, &mut every);
     assert_eq!(goodbye, Some((4408, "too slow: too much waiting".into())));
@@ -200,7 +201,7 @@ fn every_loses_nothing_until_it_is_closed_for_being_too_slow() {
         other => panic!("{other:?}"),
     });
     assert!(prices.zip(1..).all(|(price, n)| price == f64::from(n)), "every tick up to the goodbye");
-    assert!(seen.len() > 100);
+    assert!(seen.len() > 10, "{} ticks", seen.len());
     assert_eq!(server.metric("tickcast_clients_connected", &[]), 1.0, "who takes the latest stays");
 }
 
