@@ -135,9 +135,10 @@ fn a_range_tells_low_and_high_of_what_was_merged_and_is_absent_otherwise() {
 fn a_slow_reader_learns_the_range_of_what_it_missed() {
     let server = Server::start(|settings| settings.fanout.send_buffer_bytes = 8 << 10);
     let mut slow = Packed::connect(&server);
+    slow.client = slow.client.narrow();
     slow.request(json!({"action": "subscribe", "symbol": "A", "exchange": "NSE", "mode": 1, "range": true}));
     let mut publisher = server.publisher();
-    let rounds = 300_000;
+    let rounds = 30_000;
     // Saw-tooth prices: the range of any stretch can be told from its numbers.
     let price = |n: u64| (n * 7919 % 1000) as f64;
     for first in (1..=rounds).step_by(1000) {
