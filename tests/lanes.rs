@@ -218,7 +218,7 @@ fn a_reader_of_every_that_catches_up_in_time_gets_every_tick_in_both_formats() {
     packed.client = packed.client.narrow();
     packed.request(json!({"action": "subscribe", "symbol": "A", "exchange": "NSE", "mode": 1, "delivery": "every"}));
     let mut publisher = server.publisher();
-    let ticks = 20_000;
+    let ticks = 4_000;
     for first in (1..=ticks).step_by(1000) {
         publisher.batch((first..first + 1000).map(|n| ("A", f64::from(n))));
         server.await_metric("tickcast_ticks_received_total", &[], f64::from(first + 999));
