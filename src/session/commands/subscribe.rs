@@ -12,7 +12,7 @@ use crate::registry::{self, Decision, Fault, FaultCode, Member, Want};
 use crate::session::Sessions;
 use crate::session::held::Notices;
 use crate::session::state::{Phase, Session};
-use crate::shards::{LastValue, ShardIndex};
+use crate::shards::ShardIndex;
 use crate::wire::command::{Delivery, Depth, Entry, EntryError, MaxRate, Options, SubscribeRequest};
 use crate::wire::error::ErrorCode;
 use crate::wire::reply::{self, AckEntry, AckOutcome};
@@ -101,11 +101,11 @@ pub(super) async fn subscribe(sessions: &Rc<Sessions>, session: &Rc<Session>, re
             // The reference pins the stream, so it is there; were it not, there would be nothing to deliver.
             return Activate { key, floor: 0, snapshot: None, terms };
         };
-        let wish = fresh.entry.options.snapshot;
-        let due = |last: &LastValue| wish.unwrap_or(key.format() == Format::MsgPack || (live && sessions.is_young(last)));
-        let snapshot = activation.last.as_ref().filter(|last| due(last));
+        let last = activation.last.as_ref();
+        let unasked = key.format() == Format::MsgPack || (live && last.is_some_and(|last| sessions.is_young(last)));
+        let last = last.filter(|_| fresh.entry.options.snapshot.unwrap_or(unasked));
         let snapshot =
-            snapshot.and_then(|last| sessions.snapshot(last, fresh.entry.instrument.as_ref(), key, fresh.scale, label));
+            last.and_then(|last| sessions.snapshot(last, fresh.entry.instrument.as_ref(), key, fresh.scale, label));
         Activate { key, floor: activation.floor, snapshot, terms }
     });
     session.state.borrow_mut().pending = Vec::new();
