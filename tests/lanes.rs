@@ -35,11 +35,10 @@ fn a_rate_sends_the_first_tick_at_once_and_the_newest_when_the_interval_ends() {
     let begun = Instant::now();
     publisher.batch([("INFY", 1.0), ("INFY", 2.0), ("INFY", 3.0)]);
     assert_eq!([price(&mut plain), price(&mut plain), price(&mut plain)], [1.0, 2.0, 3.0]);
+    // That it waits for nothing is shown below, where the interval is longer than any test waits.
     assert_eq!(price(&mut slow), 1.0);
-    assert!(begun.elapsed() < Duration::from_millis(150), "the first one waits for nothing");
-    let first = Instant::now();
     assert_eq!(price(&mut slow), 3.0, "the newest, though nothing else has come");
-    assert!(first.elapsed() > Duration::from_millis(150), "and not before the interval is over");
+    assert!(begun.elapsed() >= Duration::from_millis(190), "and not before the interval is over");
     assert!(slow.settled().is_empty());
     assert_eq!(server.metric("tickcast_ticks_merged_total", &["max_rate"]), 1.0);
     assert_eq!(server.metric("tickcast_ticks_merged_total", &[]), 1.0);

@@ -98,7 +98,7 @@ fn publishers_in_redis_are_found_and_a_killed_one_is_forgotten_within_6_seconds_
     tick_of(&mut client, "A");
     let begin = Instant::now();
     second.finish();
-    within(Duration::from_secs(3), begin, "it has left", || leases(&server) == 1.0);
+    within(PATIENCE, begin, "it has left", || leases(&server) == 1.0);
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn the_python_example_registers_in_a_file_and_in_redis_slides_leaves_and_without
     within(PATIENCE, killed, "it is forgotten", || server.metric("tickcast_discovery_leases", &["file"]) == 0.0);
     let begin = Instant::now();
     two.signal("TERM");
-    within(Duration::from_secs(3), begin, "it has left", || leases(&server) == 0.0);
+    within(PATIENCE, begin, "it has left", || leases(&server) == 0.0);
     assert!(two.wait(PATIENCE).success(), "{}", two.stderr());
     let mut command = Command::new(python());
     command.arg(root().join("examples/register_publisher.py")).args(["A", "--port", &port.to_string()]);
