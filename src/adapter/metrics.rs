@@ -119,7 +119,7 @@ impl AdapterMetrics {
         describe_gauge!("tickcast_adapter_connections", "Adapters that are connected to their broker");
         describe_gauge!(
             "tickcast_feed_silence_seconds",
-            "Longest time without a tick among the broker's feeds of which ticks are expected now; 0 without any"
+            "Longest time that expected ticks have been missing among the broker's feeds, connected or not; a heartbeat counts as one; 0 without any"
         );
         AdapterMetrics {
             brokers: brokers.into_iter().map(|b| (b.to_owned(), PerBroker::register(b))).collect(),
