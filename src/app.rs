@@ -11,6 +11,7 @@ mod door;
 mod kinds;
 mod overload;
 mod parts;
+mod process;
 mod rooms;
 mod upkeep;
 
@@ -118,7 +119,7 @@ impl Running {
     }
 }
 
-/// What `/metrics` shows: the exporter's page, and the locks' histograms, which it does not hold.
+/// What `/metrics` shows: the exporter's page, the locks' times, which it does not hold, and what the system says of the process.
 #[derive(Clone)]
 struct MetricsPage {
     exporter: metrics_exporter_prometheus::PrometheusHandle,
@@ -129,6 +130,7 @@ impl MetricsPage {
     fn render(&self) -> String {
         let mut text = self.exporter.render();
         self.locks.render(&mut text);
+        process::render(&mut text);
         text
     }
 }
