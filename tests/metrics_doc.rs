@@ -119,7 +119,7 @@ const PROCESS: &[&str] = &[
 
 /// Labels whose values depend on the settings, and what they are.
 const OPEN_LABELS: &[(&str, &str)] = &[
-    ("broker", "the brokers of settings and key store, else `other`"),
+    ("broker", "the brokers of the settings, those of the key store once they are used, else `other`"),
     ("shard", "0 up to `fanout.shards` − 1"),
     (
         "endpoint",

@@ -129,7 +129,7 @@ impl App {
         let (control, control_at) = bind_control(&settings)?;
         let control_runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().thread_name("control").build()?;
-        let recorder = recorder()?;
+        let recorder = Arc::new(recorder()?);
         let opened = crate::auth::open(&settings.auth_config())?;
         let auth = with_local_recorder(&recorder, || opened.start(AuthMetrics::register()))?;
         let parts = with_local_recorder(&recorder, || {

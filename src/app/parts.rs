@@ -86,16 +86,19 @@ impl Parts {
     pub(super) fn new(
         settings: &Settings,
         hooks: Hooks,
-        recorder: &PrometheusRecorder,
+        recorder: &Arc<PrometheusRecorder>,
         control: &tokio::runtime::Handle,
         endpoints: usize,
     ) -> Self {
         let brokers = Arc::new(Brokers::new());
         let default = settings.adapters.default;
-        let named = settings.brokers.keys().map(String::as_str);
-        let owned = settings.bus.sources.iter().map(|s| s.broker.as_str());
+        let configured = || {
+            let named = settings.brokers.keys().map(String::as_str);
+            let owned = settings.bus.sources.iter().map(|s| s.broker.as_str());
+            std::iter::once(default.label()).chain(named).chain(owned)
+        };
         let listed = settings.server.supported_brokers.iter().map(String::as_str);
-        for name in std::iter::once(default.label()).chain(named).chain(owned).chain(listed) {
+        for name in configured().chain(listed) {
             if brokers.intern(name).is_none() {
                 tracing::warn!(
                     broker = name,
@@ -122,8 +125,7 @@ impl Parts {
                 FeedWiring { sources: sources.clone(), budget: budget.clone(), wake: wake.clone(), tls: Tls::public() };
             Arc::new(Kinds::new(settings, wiring, channel))
         });
-        let names: Vec<String> = brokers.iter().map(|(_, name)| name.to_owned()).collect();
-        let adapter_metrics = AdapterMetrics::register(names.iter().map(String::as_str));
+        let adapter_metrics = AdapterMetrics::register(brokers.clone(), configured(), recorder.clone());
         let supervisors = Supervisors::new(supervisor_config(settings), factory, adapter_metrics, control.clone());
         let registry_config = registry::Config {
             sources: owners(settings)
