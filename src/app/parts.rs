@@ -7,6 +7,7 @@ use super::control::places;
 use super::kinds::Kinds;
 use super::overload::{ForcedFacts, OverloadGauge};
 use super::rooms::{feed_kinds, owners, supervisor_config, worker_count};
+use super::stats_file;
 use super::upkeep::{self, WorkerGauges};
 use crate::adapter::discovery::{Place, metrics::DiscoveryMetrics};
 use crate::adapter::external::{Channel, Inbox, metrics::ControlMetrics};
@@ -66,6 +67,7 @@ pub(super) struct Parts {
     pub(super) registries: Vec<(Option<Place>, DiscoveryMetrics)>,
     pub(super) before_command: Option<BeforeCommand>,
     pub(super) audit_every: Duration,
+    pub(super) stats_every: Duration,
     pub(super) epoch: u64,
     /// How much the server sheds, for everybody who must know.
     pub(super) overload: Arc<SharedLevel>,
@@ -202,6 +204,7 @@ impl Parts {
             registries: places(settings).into_iter().zip(DiscoveryMetrics::register(Place::LABELS)).collect(),
             before_command: hooks.before_command,
             audit_every: hooks.audit_every.unwrap_or(upkeep::AUDIT),
+            stats_every: hooks.stats_every.unwrap_or(stats_file::EVERY),
             epoch: Micros::now().millis(),
             overload: Arc::default(),
             overload_gauge: OverloadGauge::register(),
