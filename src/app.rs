@@ -13,6 +13,7 @@ mod overload;
 mod parts;
 mod process;
 mod rooms;
+mod stats_file;
 mod upkeep;
 
 pub use build::{App, Hooks, StartError};

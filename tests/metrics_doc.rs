@@ -3,12 +3,11 @@
 //! After a change: `UPDATE_DOCS=1 cargo test --test metrics_doc`. What a label may hold is checked here too: values come from
 //! enums, or are said to come from the settings. Names and labels that others rely on stand in `PROMISED`.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod exposition;
+
+use exposition::{Metric, OPEN_LABELS, page, registered};
+use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::net::SocketAddr;
-use tickcast::app::{App, Hooks};
-use tickcast::config::Settings;
-use tickcast::config::settings::{AdapterKind, Broker};
 
 const HEAD: &str = "# Metrics
 
@@ -117,68 +116,11 @@ const PROCESS: &[&str] = &[
     "process_virtual_memory_bytes",
 ];
 
-/// Labels whose values depend on the settings, and what they are.
-const OPEN_LABELS: &[(&str, &str)] = &[
-    ("broker", "the brokers of settings and key store, else `other`"),
-    ("shard", "0 up to `fanout.shards` − 1"),
-    (
-        "endpoint",
-        "index of the endpoint: `bus.bind`, `bus.connect`, `bus.source` in that order; `added` for later ones",
-    ),
-    ("version", "of this build"),
-];
-
-#[derive(Default)]
-struct Metric {
-    kind: String,
-    help: String,
-    labels: BTreeMap<String, BTreeSet<String>>,
-    /// Upper edges of a histogram, ascending, as written.
-    edges: Vec<String>,
-}
-
-impl Metric {
-    /// By the end of its name.
-    fn unit(&self, name: &str) -> &'static str {
-        let units = [("seconds", "s"), ("bytes", "bytes"), ("ratio", "0 to 1"), ("info", "")];
-        let stem = name.trim_end_matches("_total");
-        units.iter().find(|(end, _)| stem.ends_with(end)).map_or("count", |(_, unit)| unit)
-    }
-}
-
-/// `{a="x",b="y"}` as pairs; no label of ours holds a quote or a comma.
-fn labels(text: &str) -> impl Iterator<Item = (&str, &str)> {
-    let inner = text.trim_start_matches('{').trim_end_matches('}');
-    inner.split(',').filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name, value.trim_matches('"')))
-}
-
-fn registered(text: &str) -> BTreeMap<String, Metric> {
-    let mut metrics: BTreeMap<String, Metric> = BTreeMap::new();
-    for line in text.lines() {
-        if let Some(rest) = line.strip_prefix("# TYPE ") {
-            let (name, kind) = rest.split_once(' ').expect("a name and a type");
-            metrics.entry(name.to_owned()).or_default().kind = kind.to_owned();
-        } else if let Some(rest) = line.strip_prefix("# HELP ") {
-            let (name, help) = rest.split_once(' ').expect("a name and its help");
-            metrics.entry(name.to_owned()).or_default().help = help.trim_end_matches('.').to_owned();
-        } else if !line.is_empty() {
-            let (series, _) = line.rsplit_once(' ').expect("a series and its value");
-            let (name, tail) = series.split_at(series.find('{').unwrap_or(series.len()));
-            let own = ["", "_bucket", "_sum", "_count"].into_iter().find_map(|suffix| {
-                let name = name.strip_suffix(suffix)?;
-                metrics.contains_key(name).then(|| name.to_owned())
-            });
-            let metric = metrics.get_mut(&own.unwrap_or_else(|| panic!("{name} has no TYPE"))).expect("found above");
-            for (label, value) in labels(tail) {
-                if label != "le" {
-                    metric.labels.entry(label.to_owned()).or_default().insert(value.to_owned());
-                } else if !metric.edges.iter().any(|edge| edge == value) {
-                    metric.edges.push(value.to_owned());
-                }
-            }
-        }
-    }
-    metrics
+/// By the end of a metric's name.
+fn unit(name: &str) -> &'static str {
+    let units = [("seconds", "s"), ("bytes", "bytes"), ("ratio", "0 to 1"), ("info", "")];
+    let stem = name.trim_end_matches("_total");
+    units.iter().find(|(end, _)| stem.ends_with(end)).map_or("count", |(_, unit)| unit)
 }
 
 fn document(metrics: &BTreeMap<String, Metric>) -> String {
@@ -186,7 +128,7 @@ fn document(metrics: &BTreeMap<String, Metric>) -> String {
     out.push_str("\n| metric | type | unit | meaning | labels |\n| --- | --- | --- | --- | --- |\n");
     for (name, metric) in metrics {
         let labels: Vec<String> = metric.labels.keys().map(|label| format!("`{label}`")).collect();
-        let (kind, unit, help) = (&metric.kind, metric.unit(name), &metric.help);
+        let (kind, unit, help) = (&metric.kind, unit(name), &metric.help);
         writeln!(out, "| `{name}` | {kind} | {unit} | {help} | {} |", labels.join(", ")).expect("to memory");
     }
     out.push_str("\n## Values of labels\n\n| label | of | values |\n| --- | --- | --- |\n");
@@ -210,22 +152,6 @@ fn document(metrics: &BTreeMap<String, Metric>) -> String {
             .expect("to memory");
     }
     out
-}
-
-/// The metrics page of a server with one of everything.
-fn page() -> String {
-    let mut settings = Settings::default();
-    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-    (settings.server.listen, settings.admin.listen) = (loopback, loopback);
-    settings.bus.bind = vec!["tcp://127.0.0.1:0".into()];
-    settings.adapters.control_bind = "tcp://127.0.0.1:0".into();
-    // Native feeds have metrics only where there is one.
-    let native = Broker { kind: AdapterKind::Native(0), ..Default::default() };
-    settings.brokers.insert("zerodha".into(), native);
-    let running = App::build(settings, Hooks::default()).and_then(App::spawn).expect("the server starts");
-    let page = running.metrics();
-    running.drain();
-    page
 }
 
 #[test]
