@@ -30,7 +30,8 @@ UNPACKED = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "e2e-prom
 TARGET = '["127.0.0.1:9464"]'
 START_SECONDS = 20
 LISTENING = re.compile(r'msg="Listening on".*address=(\S+)')
-VARIABLES = {"$__rate_interval": "1m", "$job": ".*", "$instance": ".*"}
+# The longest window that a recorded rate looks back; a run that is shorter sees too little of it.
+WINDOW_SECONDS = 60
 
 
 def fail(message):
@@ -119,9 +120,9 @@ def panels():
                 yield board["title"], panel
 
 
-def expression(target):
+def expression(target, window):
     text = target["expr"]
-    for name, value in VARIABLES.items():
+    for name, value in {"$__rate_interval": f"{window}s", "$job": ".*", "$instance": ".*"}.items():
         text = text.replace(name, value)
     if "$" in text:
         fail(f"a variable this script does not know: {text}")
@@ -179,11 +180,11 @@ def fullest(series, unit):
     return f"{total:.0f} samples, most ({most:.0f}) up to {upto}" if total else "no samples"
 
 
-def answer(prometheus, panel):
+def answer(prometheus, panel, window):
     """One line for a panel, and whether each of its queries gave at least one number."""
     shown, complete = [], True
     for target in panel["targets"]:
-        series = prometheus.query(expression(target))
+        series = prometheus.query(expression(target, window))
         complete &= any(math.isfinite(value) for _, value in series)
         if panel["type"] == "heatmap":
             shown += [fullest(series, panel["options"]["yAxis"].get("unit"))] if series else []
@@ -192,7 +193,7 @@ def answer(prometheus, panel):
         told = [(labels, value) for labels, value in series if table or len(series) == 1 or value > 0 or value < 0]
         for labels, value in sorted(told, key=lambda item: -item[1]):
             name = legend(labels, target)
-            shown.append(name if table else f"{name} {show(value, panel)}".strip())
+            shown.append(name if table else f"{name}: {show(value, panel)}".removeprefix(": "))
         for what, count in [("at 0", zeros(series)), ("without samples", len(series) - len(told) - zeros(series))]:
             if count > 0 and len(told) < len(series):
                 shown.append(f"{count} {what}")
@@ -214,7 +215,7 @@ def check_servers(targets):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("servers", nargs="*", default=["127.0.0.1:9464"], help="admin addresses, HOST:PORT (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=10, help="how long to scrape before asking (%(default)s)")
+    parser.add_argument("--seconds", type=int, default=WINDOW_SECONDS, help="how long to scrape before asking (%(default)s)")
     parser.add_argument("--interval", type=int, default=1, help="seconds between scrapes (%(default)s)")
     parser.add_argument("--strict", action="store_true", help="exit 1 if any query has no value")
     parser.add_argument("--keep", action="store_true", help="leave Prometheus running until Ctrl-C, to look around")
@@ -223,8 +224,10 @@ def main():
     prometheus = Prometheus(options.servers, options.interval)
     try:
         prometheus.await_scrape(len(options.servers))
+        print(f"scraping {', '.join(options.servers)} for {options.seconds} s", file=sys.stderr)
         time.sleep(options.seconds)
-        rows = [(title, panel, *answer(prometheus, panel)) for title, panel in panels()]
+        window = max(min(options.seconds, WINDOW_SECONDS), 4 * options.interval)
+        rows = [(title, panel, *answer(prometheus, panel, window)) for title, panel in panels()]
         width = max(len(panel["title"]) for _, panel, *_ in rows)
         board = None
         for title, panel, text, _ in rows:
@@ -234,6 +237,8 @@ def main():
             print(f"  {panel['title']:{width}}  {text}")
         missing = [f"{title} / {panel['title']}" for title, panel, _, complete in rows if not complete]
         print(f"\n{len(rows)} panels, {len(missing)} of them without a value for some query")
+        if options.seconds < WINDOW_SECONDS:
+            print(f"Some rates look {WINDOW_SECONDS} s back and are too low after {options.seconds} s.")
         if options.keep:
             print(f"Prometheus runs at http://{prometheus.address} until Ctrl-C", flush=True)
             threading.Event().wait()
