@@ -13,6 +13,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -221,6 +222,8 @@ def main():
     parser.add_argument("--keep", action="store_true", help="leave Prometheus running until Ctrl-C, to look around")
     options = parser.parse_args()
     check_servers(options.servers)
+    # Whoever ends this program ends its Prometheus too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     prometheus = Prometheus(options.servers, options.interval)
     try:
         prometheus.await_scrape(len(options.servers))

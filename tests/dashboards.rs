@@ -247,8 +247,8 @@ fn a_feed_is_silent_for_the_alert_when_it_is_for_the_clients() {
 
 /// What an alert's expression compares with last; where that is another series, their difference with 0.
 fn limit(alert: &Value) -> f64 {
-    let numbers = str(&alert["expr"]).split_whitespace().filter_map(|word| word.parse().ok());
-    numbers.last().unwrap_or(0.0)
+    let mut numbers = str(&alert["expr"]).split_whitespace().filter_map(|word| word.parse().ok());
+    numbers.next_back().unwrap_or(0.0)
 }
 
 #[test]
