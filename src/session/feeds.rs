@@ -174,15 +174,13 @@ impl Feeds {
         let (mut silences, mut changed) = (Vec::new(), false);
         for feed in &feeds {
             let facts = self.facts(feed, wall);
-            if facts.connected && facts.expected {
-                silences.push((feed.broker.clone(), facts.data.unwrap_or_default()));
-            }
             let new = !rows.contains_key(&feed.user);
             let row = rows.entry(feed.user).or_insert_with(|| Row {
                 health: FeedHealth::new(self.times.silent_after),
                 status: FeedStatus { state: FeedState::Down, since: wall.millis(), detail: String::new() },
             });
             let state = row.health.look(&facts, now);
+            silences.push((feed.broker.clone(), row.health.silence(&facts, now)));
             if new || state != row.status.state {
                 row.status = FeedStatus { state, since: wall.millis(), detail: self.detail(feed, &facts, state) };
                 tracing::debug!(user = feed.user.0, broker = &*feed.broker, state = state.as_str(), "feed state");

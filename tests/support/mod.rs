@@ -131,7 +131,7 @@ fn upgrade(at: SocketAddr, path: &str, headers: &str) -> String {
 }
 
 /// Sends `request` and reads to the end.
-fn exchange(at: SocketAddr, request: &str) -> String {
+pub fn exchange(at: SocketAddr, request: &str) -> String {
     let mut tcp = TcpStream::connect(at).expect("somebody listens");
     tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     tcp.write_all(request.as_bytes()).expect("sent");
