@@ -4,7 +4,7 @@
 
 use super::{Addresses, Life, MetricsPage};
 use crate::model::{Heartbeats, Level, SharedLevel};
-use crate::net::admin::{AdminState, Readiness, Reply, Route, State};
+use crate::net::admin::{AdminState, Answer, Readiness, Reply, Route, State};
 use crate::policy::overload;
 use crate::session::feeds::Feeds;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ impl AdminParts {
         let feeds = Route {
             path: "/feeds",
             about: "each user's feed: state, silence, subscriptions",
-            answer: Box::new(move |_| {
+            answer: Answer::now(move |_| {
                 let body = serde_json::json!({ "feeds": feeds.report() });
                 Reply::json(body.to_string())
             }),
