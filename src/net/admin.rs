@@ -77,19 +77,19 @@ pub struct Route {
 /// How a [`Route`] answers, given the query (without `?`, empty when absent).
 pub enum Answer {
     /// At once.
-    Now(Box<dyn Fn(&str) -> Reply + Send>),
+    Now(Box<dyn Fn(&str) -> Reply>),
     /// Others are asked first; other requests go on meanwhile.
-    Later(Box<dyn Fn(&str) -> Pin<Box<dyn Future<Output = Reply>>> + Send>),
+    Later(Box<dyn Fn(&str) -> Pin<Box<dyn Future<Output = Reply>>>>),
 }
 
 impl Answer {
     /// An answer at once.
-    pub fn now(answer: impl Fn(&str) -> Reply + Send + 'static) -> Self {
+    pub fn now(answer: impl Fn(&str) -> Reply + 'static) -> Self {
         Answer::Now(Box::new(answer))
     }
 
     /// An answer that takes a while.
-    pub fn later<F: Future<Output = Reply> + 'static>(answer: impl Fn(&str) -> F + Send + 'static) -> Self {
+    pub fn later<F: Future<Output = Reply> + 'static>(answer: impl Fn(&str) -> F + 'static) -> Self {
         Answer::Later(Box::new(move |query| Box::pin(answer(query))))
     }
 }
