@@ -81,11 +81,8 @@ impl Input {
     pub(super) fn read() -> Self {
         let (keys, input) = mpsc::channel(KEYS_MAX);
         std::thread::spawn(move || {
-            for key in io::stdin().bytes().map_while(Result::ok) {
-                if keys.blocking_send(key).is_err() {
-                    return;
-                }
-            }
+            let mut key = [0];
+            while io::stdin().read_exact(&mut key).is_ok() && keys.blocking_send(key[0]).is_ok() {}
         });
         Input(input)
     }
