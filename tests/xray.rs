@@ -68,7 +68,10 @@ fn a_client_that_does_not_read_is_first_in_every_order_and_the_verdict_says_so()
     let nobody = server.connect();
     let report = publish_until(&mut publisher, &SYMBOLS, || {
         let report = get(&server, "/sessions?top=5");
-        (report["lagging"] == 1 && row_of(&report, &stalled)?["verdict"] == "client").then_some(report)
+        let verdict = |client| Some(&row_of(&report, client)?["verdict"]);
+        // A machine that is busy with other things makes its worker late now and then: that would be us.
+        let found = report["lagging"] == 1 && verdict(&stalled)? == "client" && verdict(&healthy)? == "ok";
+        found.then_some(report)
     });
     assert_eq!(keys(&report), ["by", "lagging", "sessions", "total", "workers_missing"]);
     assert_eq!((&report["by"], &report["total"], &report["workers_missing"]), (&json!("lag"), &json!(3), &json!([])));
