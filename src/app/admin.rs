@@ -5,6 +5,7 @@
 use super::{Addresses, Life, MetricsPage};
 use crate::model::{Heartbeats, Level, SharedLevel};
 use crate::net::admin::{AdminState, Readiness, Reply, Route, State};
+use crate::net::console::{Console, Facts};
 use crate::policy::overload;
 use crate::session::feeds::Feeds;
 use std::sync::Arc;
@@ -12,6 +13,8 @@ use std::sync::Arc;
 /// The parts of [`AdminState`] on their way to its thread.
 pub(super) struct AdminParts {
     pub(super) hosts: Vec<String>,
+    /// The key that the console offers, if everybody knows it.
+    pub(super) demo_key: Option<&'static str>,
     pub(super) metrics: MetricsPage,
     pub(super) heartbeats: Arc<Heartbeats>,
     pub(super) addresses: Addresses,
@@ -24,7 +27,8 @@ pub(super) struct AdminParts {
 impl AdminParts {
     /// The state, on the thread that will serve it.
     pub(super) fn open(self) -> AdminState {
-        let AdminParts { hosts, metrics, heartbeats, addresses, life, overload, feeds, epoch } = self;
+        let AdminParts { hosts, demo_key, metrics, heartbeats, addresses, life, overload, feeds, epoch } = self;
+        let console = Console::new(Facts { websocket: addresses.ws, demo_key });
         let readiness = Box::new(move || {
             let level = overload.get();
             Readiness {
@@ -55,6 +59,7 @@ impl AdminParts {
             heartbeats,
             readiness,
             routes: vec![feeds],
+            console,
             hosts,
         }
     }
