@@ -10,8 +10,8 @@ const grouped = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
 /** Three significant digits: 7.12, 71.2, 712. */
 function three(value) {
-  const digits = Math.max(0, 2 - Math.floor(Math.log10(Math.max(Math.abs(value), 1))));
-  return value.toFixed(digits);
+  if (Math.abs(value) < 1) return value.toFixed(2);
+  return Math.abs(value) < 999.5 ? value.toPrecision(3) : value.toFixed(0);
 }
 
 function scaled(value, step, units) {
