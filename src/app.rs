@@ -11,8 +11,10 @@ mod door;
 mod kinds;
 mod overload;
 mod parts;
+mod query;
 mod rooms;
 mod upkeep;
+mod xray;
 
 pub use build::{App, Hooks, StartError};
 pub use overload::ForcedFacts;

@@ -110,6 +110,12 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(20);
 pub const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// After our Close frame we wait this long for the peer's.
 pub const CLOSE_WAIT: Duration = Duration::from_secs(2);
+/// Rows of one answer of the admin server, counted.
+pub const ADMIN_ROWS_MAX: usize = 1000;
+/// The admin server waits so long for a worker's word about its sessions.
+pub const XRAY_WAIT: Duration = Duration::from_secs(1);
+/// Disagreements of one kind that are told by name, counted.
+pub const DRIFT_NAMES_MAX: usize = 100;
 /// A drain ends after this long.
 pub const DRAIN: Duration = Duration::from_secs(5);
 

@@ -238,6 +238,8 @@ impl App {
         parts.feeds.set_endpoints(endpoints.clone());
         let feeds = Arc::clone(&parts.feeds);
         let sim_switch = parts.sim.as_ref().map(|(switch, _)| switch.clone());
+        let (found, findings) = watch::channel(None);
+        let asked = stats.iter().map(|(_, control)| control.clone()).collect();
         let upkeep = Upkeep {
             auth: auth.clone(),
             registry: parts.registry.clone(),
@@ -246,6 +248,7 @@ impl App {
             gauges: parts.gauges,
             audit_every: parts.audit_every,
             workers: stats,
+            findings: found,
             endpoints,
             sim_runs: Box::new(move || sim_switch.as_ref().is_some_and(|switch| !switch.is_stopped())),
         };
@@ -255,7 +258,7 @@ impl App {
             until(upkeep_stop, async { tokio::join!(upkeep.run(), watch.run(), feeds.run()) })
         })?;
         let market = sim::Config { ticks_per_second: settings.sim.ticks_per_second, seed: settings.sim.seed };
-        let (sim, invalidations, registry) = (parts.sim, parts.invalidations, parts.registry);
+        let (sim, invalidations, registry) = (parts.sim, parts.invalidations, parts.registry.clone());
         let control_stop = rest_stop.clone();
         let owners = owners(&settings).into_iter().enumerate().map(|(at, (broker, user))| {
             (ScopeId(at as u16 + 1), Owner { broker: broker.to_ascii_lowercase(), user: Some(user.to_owned()) })
@@ -284,6 +287,9 @@ impl App {
             overload: parts.overload,
             feeds: parts.feeds,
             epoch: parts.epoch,
+            workers: asked,
+            registry: parts.registry,
+            findings,
         };
         let admin = on_runtime("admin", move || async move {
             if let Err(error) = admin::run(admin, scrape, state.open(), rest_stop).await {

@@ -6,14 +6,15 @@ use crate::bus::endpoints::{EndpointStatus, Quiet, QuietWarning, quiet};
 use crate::bus::frames::Invalidate;
 use crate::engine::metrics::WorkerStats;
 use crate::engine::queue::Control;
+use crate::limits;
 use crate::registry::Registry;
-use crate::registry::audit::Auditor;
+use crate::registry::audit::{Auditor, BETWEEN, Disagreement, Findings};
 use crate::shards::{self, Shards};
 use metrics::{Gauge, describe_gauge, gauge};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Gauges are set this often.
 const GAUGES: Duration = Duration::from_secs(1);
@@ -46,6 +47,8 @@ pub(super) struct Upkeep {
     pub(super) gauges: WorkerGauges,
     pub(super) audit_every: Duration,
     pub(super) workers: Vec<(Arc<WorkerStats>, mpsc::Sender<Control>)>,
+    /// For whoever wants to know what the auditor found.
+    pub(super) findings: watch::Sender<Option<Arc<Findings>>>,
     pub(super) endpoints: Vec<Arc<EndpointStatus>>,
     /// Whether silence of the bus is expected: the simulated market runs instead.
     pub(super) sim_runs: Box<dyn Fn() -> bool + Send>,
@@ -97,9 +100,39 @@ impl Upkeep {
         }
         self.end_revoked(key_ids).await;
         let drift = auditor.audit(&self.registry, held);
+        let mut named = Vec::new();
         if drift.counts().iter().any(|n| *n > 0) {
-            tracing::error!(?drift, "sessions, registry and adapters disagree; please report this");
+            tracing::error!(
+                ?drift,
+                "sessions, registry and adapters disagree; please report this and what /subscriptions?drift=1 says"
+            );
+            named = auditor.named(&self.registry, limits::DRIFT_NAMES_MAX);
+            named.extend(self.unknown_to_registry(auditor).await);
         }
+        self.findings.send_replace(Some(Arc::new(Findings { at: Instant::now(), drift, named })));
+    }
+
+    /// What sessions believe to hold and the registry does not know, by name: the sessions know it.
+    async fn unknown_to_registry(&self, auditor: &Auditor) -> Vec<Disagreement> {
+        let references = auditor.unknown_to_registry(limits::DRIFT_NAMES_MAX);
+        let mut named = Vec::new();
+        if references.is_empty() {
+            return named;
+        }
+        for (_, control) in &self.workers {
+            let (reply, answer) = oneshot::channel();
+            let asked = Control::Named { hash: auditor.hash().clone(), references: Arc::clone(&references), reply };
+            if control.try_send(asked).is_err() {
+                continue;
+            }
+            named.extend(answer.await.unwrap_or_default().into_iter().map(|held| Disagreement {
+                between: BETWEEN[0],
+                user: held.user.to_string(),
+                session: Some(held.session),
+                key: Some((held.instrument, held.mode)),
+            }));
+        }
+        named
     }
 
     /// Ends the sessions of keys that were revoked or replaced since they authenticated.

@@ -25,6 +25,7 @@ use std::convert::Infallible;
 use std::fmt::Write;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -56,7 +57,8 @@ const HEADERS: [(HeaderName, &str); 5] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-/// Everything the admin server shows. Its closures are called on the admin thread and may take milliseconds.
+/// Everything the admin server shows. Its closures are called on the admin thread and may take milliseconds; what takes longer is an
+/// [`Answer::Later`].
 pub struct AdminState {
     /// Is kept up.
     pub exporter: PrometheusHandle,
@@ -80,8 +82,28 @@ pub struct Route {
     pub path: &'static str,
     /// One line for the list that an unknown path is answered with.
     pub about: &'static str,
-    /// Given the query (without `?`, empty when absent), the answer. It must hold no secret.
-    pub answer: Box<dyn Fn(&str) -> Reply + Send>,
+    /// What it says. It must hold no secret.
+    pub answer: Answer,
+}
+
+/// How a [`Route`] answers, given the query (without `?`, empty when absent).
+pub enum Answer {
+    /// At once.
+    Now(Box<dyn Fn(&str) -> Reply>),
+    /// Others are asked first; other requests go on meanwhile.
+    Later(Box<dyn Fn(&str) -> Pin<Box<dyn Future<Output = Reply>>>>),
+}
+
+impl Answer {
+    /// An answer at once.
+    pub fn now(answer: impl Fn(&str) -> Reply + 'static) -> Self {
+        Answer::Now(Box::new(answer))
+    }
+
+    /// An answer that takes a while.
+    pub fn later<F: Future<Output = Reply> + 'static>(answer: impl Fn(&str) -> F + 'static) -> Self {
+        Answer::Later(Box::new(move |query| Box::pin(answer(query))))
+    }
 }
 
 /// An answer of a [`Route`].
@@ -263,9 +285,8 @@ async fn listen(listener: TcpListener, state: Rc<AdminState>, reach: Reach) {
 
 async fn exchange(tcp: TcpStream, state: &AdminState, reach: Reach) {
     let Ok(local) = tcp.local_addr() else { return };
-    let service = service_fn(|request| {
-        let reply = state.answer(&request, local.ip(), reach, Instant::now());
-        std::future::ready(Ok::<_, Infallible>(reply))
+    let service = service_fn(|request| async move {
+        Ok::<_, Infallible>(state.answer(&request, local.ip(), reach, Instant::now()).await)
     });
     let served = http1::Builder::new()
         // One request per connection: with `EXCHANGE` around it nobody can hold a slot for long.
@@ -280,24 +301,29 @@ async fn exchange(tcp: TcpStream, state: &AdminState, reach: Reach) {
 }
 
 impl AdminState {
-    fn answer<B>(&self, request: &Request<B>, local: IpAddr, reach: Reach, now: Instant) -> Response<Full<Bytes>> {
+    async fn answer<B>(
+        &self,
+        request: &Request<B>,
+        local: IpAddr,
+        reach: Reach,
+        now: Instant,
+    ) -> Response<Full<Bytes>> {
         let host = self.served_host(request.uri(), request.headers(), local);
         let page = host.filter(|_| reach == Reach::Everything && request.method() == Method::GET);
         let page = page.and_then(|host| self.console.answer(request.uri().path(), request.headers(), host));
-        let mut response = page.unwrap_or_else(|| {
-            let reply = if host.is_none() {
-                Reply::text(
-                    StatusCode::MISDIRECTED_REQUEST,
-                    "this admin server answers to its own addresses and to localhost only. Add the name you used to \
-                     [admin] hosts if it is yours.\n",
-                )
-            } else if request.method() != Method::GET {
-                Reply::text(StatusCode::METHOD_NOT_ALLOWED, "the admin server only answers GET.\n")
-            } else {
-                self.route(request.uri(), reach, now)
-            };
-            reply.into()
-        });
+        let mut response = match page {
+            Some(page) => page,
+            None if host.is_none() => Reply::text(
+                StatusCode::MISDIRECTED_REQUEST,
+                "this admin server answers to its own addresses and to localhost only. Add the name you used to \
+                 [admin] hosts if it is yours.\n",
+            )
+            .into(),
+            None if request.method() != Method::GET => {
+                Reply::text(StatusCode::METHOD_NOT_ALLOWED, "the admin server only answers GET.\n").into()
+            }
+            None => self.route(request.uri(), reach, now).await.into(),
+        };
         let headers = response.headers_mut();
         for (name, value) in HEADERS {
             headers.entry(name).or_insert(HeaderValue::from_static(value));
@@ -308,7 +334,7 @@ impl AdminState {
         response
     }
 
-    fn route(&self, uri: &Uri, reach: Reach, now: Instant) -> Reply {
+    async fn route(&self, uri: &Uri, reach: Reach, now: Instant) -> Reply {
         match uri.path() {
             "/metrics" => Reply {
                 status: StatusCode::OK,
@@ -318,7 +344,8 @@ impl AdminState {
             "/healthz" => self.health(now),
             "/readyz" => (self.readiness)().reply(),
             path if reach == Reach::Everything => match self.routes.iter().find(|r| r.path == path) {
-                Some(route) => (route.answer)(uri.query().unwrap_or_default()),
+                Some(Route { answer: Answer::Now(answer), .. }) => answer(uri.query().unwrap_or_default()),
+                Some(Route { answer: Answer::Later(answer), .. }) => answer(uri.query().unwrap_or_default()).await,
                 None => self.not_found(reach),
             },
             _ => self.not_found(reach),

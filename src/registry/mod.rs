@@ -13,6 +13,7 @@ mod feeds;
 pub mod metrics;
 mod owner;
 mod sources;
+pub mod streams;
 mod unavailable;
 mod users;
 

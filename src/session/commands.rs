@@ -176,7 +176,7 @@ async fn authenticate(sessions: &Rc<Sessions>, session: &Rc<Session>, key: Optio
         refuse(sessions, session, ErrorCode::AuthenticationError, "API key is required", None);
         return failed_attempt(sessions, session);
     };
-    let identity = match sessions.auth.authenticate(key, session.peer).await {
+    let identity = match sessions.auth.authenticate(key, session.peer.ip()).await {
         Ok(identity) => identity,
         Err(AuthFailure::Invalid) => {
             refuse(sessions, session, ErrorCode::AuthenticationError, "Invalid API key", None);

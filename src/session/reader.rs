@@ -52,7 +52,7 @@ impl Reader {
     fn feed_safely(&mut self, sessions: &Rc<Sessions>, session: &Rc<Session>, bytes: &mut [u8]) -> bool {
         let fed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.feed(sessions, session, bytes)));
         fed.unwrap_or_else(|_| {
-            tracing::error!(session = ?session.id, "reading a client's message failed; its session ends, please report this");
+            tracing::error!(session = %session.id, "reading a client's message failed; its session ends, please report this");
             sessions.close(session, CloseReason::Internal);
             false
         })
