@@ -4,7 +4,7 @@
 #
 #   ./scripts/test.sh
 #
-# Needs a Rust toolchain, a C compiler, redis-server and Python 3.11 or newer with venv. What is missing of the last three is installed
+# Needs a Rust toolchain, a C compiler, redis-server, Chromium and Python 3.11 or newer with venv. What is missing of the last four is installed
 # with apt where that is there and permitted; Python packages go into target/e2e-venv, nothing is installed elsewhere.
 # A missing tool is a failure, never a skip. Packets captured from brokers' feeds are not part of this repository:
 # they are read from ../shared/vectors/broker-feeds/kite or the folder in E2E_CAPTURED_VECTORS, and only when there
@@ -48,6 +48,8 @@ tools() {
   done
   command -v cc >/dev/null || apt build-essential
   command -v redis-server >/dev/null && command -v redis-cli >/dev/null || apt redis-server
+  # The font makes pictures of the console the same everywhere.
+  command -v chromium >/dev/null || apt chromium fonts-inter --no-install-recommends
   python3 -c 'import venv, ensurepip' 2>/dev/null || apt python3 python3-venv
   python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "Python 3.11 or newer is needed, this is $(python3 -V)"
 }
@@ -66,7 +68,7 @@ python_parts() {
     printf '%s' "$stamp" >"$venv/stamp"
   fi
   export E2E_PYTHON=$venv/bin/python E2E_SDK2=$wheel
-  "$E2E_PYTHON" -c 'import kiteconnect, logzero, msgpack, openalgo, redis, websocket, zmq'
+  "$E2E_PYTHON" -c 'import kiteconnect, logzero, msgpack, openalgo, playwright, redis, websocket, zmq'
 }
 
 captured() {

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { bytes, change, price, rate, seconds, share, span, whole } from "../../src/net/console/format.mjs";
+import { bytes, change, count, price, rate, seconds, share, span, whole } from "../../src/net/console/format.mjs";
 
 const says = (format, pairs) => {
   for (const [value, want] of pairs) assert.equal(format(value).replaceAll("\u00a0", " "), want, String(value));
@@ -28,6 +28,7 @@ test("an integer price has exactly its digits, also where doubles have not", () 
   }
   assert.equal(whole(18446744073709551615n), "18,446,744,073,709,551,615");
   assert.equal(whole(undefined), "–");
+  assert.deepEqual([count(1, "client"), count(0, "client"), count(1200, "client")], ["1 client", "0 clients", "1,200 clients"]);
 });
 
 test("a change has a sign, a share and a direction", () => {

@@ -25,7 +25,7 @@ class World {
     this.time = 0;
     this.told = [];
     const tell = (what) => (...args) => this.told.push([what, ...args]);
-    const told = { state: tell("state"), tick: tell("tick"), refused: tell("refused"), feed: tell("feed"), overload: tell("overload") };
+    const told = { state: tell("state"), tick: tell("tick"), refused: tell("refused"), feed: tell("feed") };
     this.stream = new Stream("ws://here:1", told, {
       open: (url, protocol) => {
         const socket = { url, protocol, sent: [], send: (text) => socket.sent.push(JSON.parse(text)), close: (code) => (socket.closedWith = code) };

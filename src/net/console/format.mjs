@@ -28,6 +28,11 @@ export function whole(value) {
   return value === null || value === undefined ? NONE : grouped.format(value);
 }
 
+/** A number of things: 1 client, 2 clients. */
+export function count(value, thing) {
+  return `${whole(value)} ${thing}${value === 1 ? "" : "s"}`;
+}
+
 /** A rate: 0, 0.4, 37, 1,234, 56.7 k, 8.9 M. */
 export function rate(value) {
   if (!Number.isFinite(value)) return NONE;

@@ -37,7 +37,7 @@ export class Live {
     const element = row(["", "n price", "n change", "spark", "n w", "n w", "n w", "n w", "n w", "n w", "act"]);
     const name = `${exchange}:${symbol}`;
     element.dataset.symbol = name;
-    element.cells[0].append(make("span", { className: "first", textContent: name }), make("small", { textContent: ["", "LTP", "Quote", "Depth"][mode] }));
+    element.cells[0].append(make("span", { className: "first" }, `${exchange}:`, make("wbr"), symbol), make("small", { textContent: ["", "LTP", "Quote", "Depth"][mode] }));
     element.cells[3].append(spark());
     const button = make("button", { type: "button", className: "quiet", textContent: "×", "aria-label": `Remove ${name}`, title: "Unsubscribe and remove" });
     button.addEventListener("click", () => this.take(key));
@@ -190,7 +190,6 @@ function drawSpark(picture, history) {
   const line = `M${points.join("L")}H${SPARKS}`;
   picture.lastChild.setAttribute("d", line);
   picture.firstChild.setAttribute("d", `${line}V28H${x(history[0].slot)}Z`);
-  picture.dataset.move = prices.at(-1) > prices[0] ? "up" : prices.at(-1) < prices[0] ? "down" : "";
 }
 
 function drawLadder(host, { bids, asks }, scale) {

@@ -106,12 +106,7 @@ function trouble(text) {
   if (text !== "") badge($("state"), "no answer", "bad");
 }
 
-const hot = new panels.Hot((stream) => want([{ exchange: stream.exchange, symbol: stream.symbol, mode: modeOf(stream.mode) }]));
-
-function modeOf(name) {
-  const found = Object.entries(MODES).find(([label, mode]) => label.toLowerCase() === String(name).toLowerCase() || mode === name);
-  return found?.[1] ?? MODES.Quote;
-}
+const hot = new panels.Hot((stream) => want([{ exchange: stream.exchange, symbol: stream.symbol, mode: stream.mode }]));
 
 async function look() {
   const slow = round % 2 === 0;
@@ -151,6 +146,7 @@ async function lookForEver() {
 const live = new Live((key) => stream?.remove(key));
 let stream = null;
 let demo = false;
+let suggested = null;
 
 const told = {
   state(state, text) {
@@ -173,7 +169,6 @@ const told = {
     problem(`${key.split("/")[0]}: ${message}`);
   },
   feed: ({ broker, state, detail }) => write($("stream"), `Connected. The feed of ${broker} is ${state}: ${detail}.`),
-  overload() {},
 };
 
 function problem(text) {
@@ -219,9 +214,9 @@ function suggest(streams) {
   const names = [...new Set(streams.map(({ exchange, symbol }) => `${exchange}:${symbol}`))];
   const simulated = $("market").hidden ? [] : ["NSE_INDEX:NIFTY", "NSE:RELIANCE", "NSE:INFY", "NSE:SBIN"];
   const all = [...new Set([...simulated, ...names])];
-  const known = $("known");
-  if ([...known.children].map((option) => option.value).join() === all.join()) return;
-  known.replaceChildren(...all.map((value) => make("option", { value })));
+  if (suggested === all.join()) return;
+  suggested = all.join();
+  $("known").replaceChildren(...all.map((value) => make("option", { value })));
   const chips = all.slice(0, 6).map((name) => {
     const chip = make("button", { type: "button", className: "chip", textContent: name });
     chip.addEventListener("click", () => want(instruments(name, MODES[$("mode").value])));

@@ -1,7 +1,7 @@
 // The panels below and above the live ticks: what /metrics, /feeds, /sessions and /subscriptions say, for people.
 
 import { $, badge, each, make, row, write } from "./dom.mjs";
-import { NONE, bytes, rate, seconds, share, span, whole } from "./format.mjs";
+import { NONE, bytes, count, rate, seconds, share, span, whole } from "./format.mjs";
 import { between, perSecond, quantile } from "./metrics.mjs";
 
 /** Delivery slower than this is the alert SlowBroadcast, seconds. */
@@ -9,8 +9,10 @@ const SLOW = 0.05;
 /** A session that is further behind counts as lagging, seconds. */
 const LAGGING = 1;
 const ROWS_MAX = 8;
+const HEALTHY_MAX = 4;
 
 const FEED_TONES = { live: "good", recovered: "info", quiet: "idle", stale: "warn", down: "bad" };
+const MODES = { 1: "LTP", 2: "Quote", 3: "Depth" };
 const VERDICTS = {
   ok: ["keeps up", "good"],
   network: ["network", "warn"],
@@ -70,8 +72,8 @@ export function vitals(figures) {
   const clients = json + msgpack;
   const tiles = [
     ["Ticks in", rate(ticksIn ?? NaN), "/s", merged > 0 ? `${rate(merged)} /s merged` : "none merged", ""],
-    ["Ticks out", rate(ticksOut ?? NaN), "/s", frames > 0 ? `${(ticksOut / frames).toFixed(1)} a frame` : "no frame sent", ""],
-    ["Bytes out", bytes(bytesOut ?? NaN), "/s", `${whole(subscriptions)} subscriptions`, ""],
+    ["Ticks out", rate(ticksOut ?? NaN), "/s", ticksOut > 0 ? `${(ticksOut / frames).toFixed(1)} a frame` : "nothing is sent", ""],
+    ["Bytes out", bytes(bytesOut ?? NaN), "/s", count(subscriptions, "subscription"), ""],
     ["Delivered, p99", seconds(p99 ?? NaN), "", p99 === null ? "no tick in 10 s" : p99 > SLOW ? "slow: above 50 ms" : `median ${seconds(p50)}`, p99 > SLOW ? "warn" : ""],
     ["Clients", whole(clients), "", [[json, "JSON"], [msgpack, "MessagePack"]], ""],
     ["Lagging", whole(lagging), "", lagging > 0 ? `more than ${LAGGING} s behind` : clients > 0 ? "everybody keeps up" : "nobody is here", lagging > 0 ? "bad" : ""],
@@ -92,9 +94,9 @@ export function vitals(figures) {
     write(figure.lastChild, value === NONE ? "" : unit);
     if (typeof note === "string") return write(remark, note);
     mix.hidden = clients === 0;
-    note.forEach(([count, format], at) => {
-      write(remark.children[at].lastChild, `${whole(count)} ${format}`);
-      mix.children[at].style.flexGrow = count;
+    note.forEach(([number, format], at) => {
+      write(remark.children[at].lastChild, `${whole(number)} ${format}`);
+      mix.children[at].style.flexGrow = number;
     });
   });
 }
@@ -123,20 +125,22 @@ export function feeds(answer) {
 
 export function sessions(answer, lagging) {
   const list = answer.body?.sessions ?? [];
-  const empty = answer.missing ? `${answer.missing}${lagging > 0 ? ` ${whole(lagging)} sessions lag.` : ""}` : "No client is connected.";
+  const empty = answer.missing ? `${answer.missing}${lagging > 0 ? ` ${count(lagging, "session")} behind.` : ""}` : "No client is connected.";
   write($("sessions-about"), answer.body ? `${whole(answer.body.lagging)} of ${whole(answer.body.total)} lag more than ${LAGGING} s` : "");
   const body = table("sessions", list, empty);
-  each(body, list.slice(0, ROWS_MAX), (one) => one.session, () => row(["", "n", "n w", "n w", ""]), (element, one) => {
+  const behind = list.filter((one) => one.verdict !== "ok" || one.lag_seconds > LAGGING);
+  // Those who keep up are shown for comparison only.
+  each(body, list.slice(0, Math.min(ROWS_MAX, behind.length + HEALTHY_MAX)), (one) => one.session, () => row(["", "n", "n w", "n w", ""]), (element, one) => {
     const [who, lag, waiting, merged, verdict] = element.cells;
-    const behind = one.lag_seconds > LAGGING;
-    element.classList.toggle("lagging", behind);
+    const lags = one.lag_seconds > LAGGING;
+    element.classList.toggle("lagging", lags);
     two(who, one.user, `${one.peer} · ${one.format === "msgpack" ? "MessagePack" : "JSON"}`);
     write(lag, one.lag_seconds > 0 ? seconds(one.lag_seconds) : NONE);
     write(waiting, one.outbox_bytes > 0 ? bytes(one.outbox_bytes) : NONE);
     write(merged, one.merged > 0 ? rate(one.merged) : NONE);
     const [text, tone] = VERDICTS[one.verdict] ?? [one.verdict, "idle"];
     if (verdict.childElementCount === 0) verdict.append(make("span"), make("small"));
-    badge(verdict.firstChild, text, one.verdict !== "ok" && !behind ? "warn" : tone);
+    badge(verdict.firstChild, text, one.verdict !== "ok" && !lags ? "warn" : tone);
     write(verdict.lastChild, one.verdict === "ok" ? "" : one.why);
   });
 }
@@ -160,9 +164,11 @@ export class Hot {
       return { ...stream, key, rate };
     });
     this.before = counts;
-    this.streams.sort((a, b) => (b.rate ?? -1) - (a.rate ?? -1) || b.ticks - a.ticks);
+    // By two digits of the rate, then by name: rows of about the same rate keep their places.
+    const rough = ({ rate }) => Number((rate ?? 0).toPrecision(2));
+    this.streams.sort((a, b) => rough(b) - rough(a) || a.key.localeCompare(b.key));
     const most = Math.max(...this.streams.map((stream) => stream.rate ?? 0), 1e-9);
-    const about = answer.body ? `${whole(answer.body.active)} subscriptions, ${share(answer.body.shared_ratio)} of the keys shared` : "";
+    const about = answer.body ? `${count(answer.body.active, "subscription")}, ${share(answer.body.shared_ratio)} of the keys shared` : "";
     write($("hot-about"), about);
     const body = table("hot", this.streams, answer.missing ?? "Nobody has subscribed to anything.");
     const element = (stream) => {
@@ -176,7 +182,7 @@ export class Hot {
     each(body, this.streams.slice(0, ROWS_MAX), (stream) => stream.key, element, (element, stream) => {
       const [which, bar, per, takers] = element.cells;
       write(which.firstChild, `${stream.exchange}:${stream.symbol}`);
-      write(which.lastChild, ` ${stream.mode}`);
+      write(which.lastChild, ` ${MODES[stream.mode] ?? stream.mode}`);
       bar.firstChild.firstChild.style.width = `${(100 * (stream.rate ?? 0)) / most}%`;
       write(per, rate(stream.rate ?? NaN));
       write(takers, whole(stream.references));

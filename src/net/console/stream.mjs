@@ -64,7 +64,7 @@ export function fieldsOf(mode, values) {
 export class Stream {
   /**
    * @param url the WebSocket address
-   * @param told { state(state, text), tick(key, tick), refused(key, message), feed(notice), overload(level) }; states are
+   * @param told { state(state, text), tick(key, tick), refused(key, message), feed(notice) }; states are
    *   `off`, `connecting`, `live`, `waiting`, `failed`
    */
   constructor(url, told, world = {}) {
@@ -176,7 +176,7 @@ export class Stream {
       this.requestCount += 1;
       this.requests.set(this.requestCount, mode);
       const symbols = instruments.filter((one) => one.mode === mode).map(({ exchange, symbol }) => ({ exchange, symbol }));
-      this.send({ action: "subscribe", mode, symbols, feed_status: true, overload: true, request_id: this.requestCount });
+      this.send({ action: "subscribe", mode, symbols, feed_status: true, request_id: this.requestCount });
     }
   }
 
@@ -198,7 +198,6 @@ export class Stream {
       this.subscribe([...this.wanted.values()]);
     } else if (message.type === "subscribe") this.acknowledged(message);
     else if (message.type === "feed_status") this.told.feed(message);
-    else if (message.type === "overload") this.told.overload(message.level);
     else if (message.status === "error" && message.type === undefined) this.error(message);
   }
 
