@@ -203,7 +203,8 @@ fn a_newcomer_sees_the_simulated_market_move_and_the_page_asks_nobody_else() {
     let kept = browser.evaluate(KEPT);
     assert!(!kept.as_str().expect("text").contains("demo-key"), "{kept}");
     if std::env::var_os("UPDATE_DOCS").is_some() {
-        std::thread::sleep(WINDOW);
+        let filled = json!({"op": "wait", "js": format!("performance.now() > {}", WINDOW.as_millis() + 5000), "seconds": 10});
+        while browser.try_ask(&filled).is_err() {}
         let path = browser.ask(json!({"op": "picture", "name": "readme.png", "until": "#live"}));
         std::fs::copy(path.as_str().expect("a path"), root().join("docs/images/console.png")).expect("copied");
     }
@@ -337,6 +338,7 @@ fn at_400_pixels_nothing_scrolls_sideways_in_light_and_dark_and_motion_can_be_re
     browser.subscribe("NSE_INDEX:NIFTY NSE:RELIANCE NSE:INFY", "Quote");
     browser.wait("document.querySelectorAll('.figure[data-move]').length === 3");
     assert_eq!(browser.evaluate("document.documentElement.scrollWidth"), 1280);
+    browser.wait("document.querySelector('#hot tbody td:nth-child(3)').innerText !== '–'");
     browser.picture("dark.png");
     browser.assert_content(&server);
 }

@@ -49,7 +49,7 @@ export function each(parent, items, keyOf, make, fill) {
   for (const element of old.values()) element.remove();
 }
 
-/** A table row of `cells` cells: [class names, …]. */
+/** A table row; its cells have these classes, the first one is its heading. */
 export function row(classes) {
-  return make("tr", {}, ...classes.map((name) => make("td", name ? { className: name } : {})));
+  return make("tr", {}, ...classes.map((className, at) => (at === 0 ? make("th", { scope: "row", className }) : make("td", { className }))));
 }

@@ -71,8 +71,8 @@ export function vitals(figures) {
   const { ticksIn, ticksOut, bytesOut, frames, merged, json, msgpack, lagging, subscriptions, p50, p99 } = figures;
   const clients = json + msgpack;
   const tiles = [
-    ["Ticks in", rate(ticksIn ?? NaN), "/s", merged > 0 ? `${rate(merged)} /s merged` : "none merged", ""],
-    ["Ticks out", rate(ticksOut ?? NaN), "/s", ticksOut > 0 ? `${(ticksOut / frames).toFixed(1)} a frame` : "nothing is sent", ""],
+    ["Ticks in", rate(ticksIn ?? NaN), "/s", merged === null ? "" : merged > 0 ? `${rate(merged)} /s merged` : "none merged", ""],
+    ["Ticks out", rate(ticksOut ?? NaN), "/s", ticksOut === null ? "" : ticksOut > 0 ? `${(ticksOut / frames).toFixed(1)} a frame` : "nothing is sent", ""],
     ["Bytes out", bytes(bytesOut ?? NaN), "/s", count(subscriptions, "subscription"), ""],
     ["Delivered, p99", seconds(p99 ?? NaN), "", p99 === null ? "no tick in 10 s" : p99 > SLOW ? "slow: above 50 ms" : `median ${seconds(p50)}`, p99 > SLOW ? "warn" : ""],
     ["Clients", whole(clients), "", [[json, "JSON"], [msgpack, "MessagePack"]], ""],
@@ -166,7 +166,7 @@ export class Hot {
     this.before = counts;
     // By two digits of the rate, then by name: rows of about the same rate keep their places.
     const rough = ({ rate }) => Number((rate ?? 0).toPrecision(2));
-    this.streams.sort((a, b) => rough(b) - rough(a) || a.key.localeCompare(b.key));
+    this.streams.sort((a, b) => rough(b) - rough(a) || a.key.localeCompare(b.key, "en", { numeric: true }));
     const most = Math.max(...this.streams.map((stream) => stream.rate ?? 0), 1e-9);
     const about = answer.body ? `${count(answer.body.active, "subscription")}, ${share(answer.body.shared_ratio)} of the keys shared` : "";
     write($("hot-about"), about);
