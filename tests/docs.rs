@@ -25,6 +25,7 @@ const HOW: &[(&str, How)] = &[
     ("tickcast serve", Test("commands.rs", "an_openalgo_database_and_its_env_file_are_all_a_server_needs")),
     ("tickcast check", Test("commands.rs", "check_prints_the_settings_with_where_each_came_from")),
     ("tickcast watch", Test("commands.rs", "watch_shows_live_ticks_of_the_simulated_market")),
+    ("tickcast top", Test("top.rs", "once_shows_a_stalled_client_first_with_the_verdict_and_the_reason")),
     ("tickcast keys add", Test("commands.rs", "a_key_made_on_the_command_line_opens_the_server_until_it_is_revoked")),
     ("tickcast keys list", Test("commands.rs", "a_key_made_on_the_command_line_opens_the_server_until_it_is_revoked")),
     (

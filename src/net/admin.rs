@@ -91,8 +91,11 @@ pub enum Answer {
     /// At once.
     Now(Box<dyn Fn(&str) -> Reply>),
     /// Others are asked first; other requests go on meanwhile.
-    Later(Box<dyn Fn(&str) -> Pin<Box<dyn Future<Output = Reply>>>>),
+    Later(Box<dyn Fn(&str) -> Coming>),
 }
+
+/// An answer under way.
+type Coming = Pin<Box<dyn Future<Output = Reply>>>;
 
 impl Answer {
     /// An answer at once.

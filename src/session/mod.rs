@@ -228,8 +228,8 @@ impl Sessions {
         let session = Rc::new(Session {
             id,
             peer: new.peer,
-            accepted_at: new.accepted_at,
             format: new.format,
+            accepted_at: new.accepted_at,
             transport,
             state: RefCell::new(State {
                 phase: Phase::AwaitingAuth { deadline: new.accepted_at + self.config.auth_deadline },

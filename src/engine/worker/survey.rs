@@ -41,7 +41,7 @@ impl Connection {
 
     fn figures(&self, id: SessionId, now: Instant) -> Figures {
         let lag = self.outbox.behind_since().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        let Tally { merged, frames, bytes } = self.tally;
+        let Tally { merged, frames, bytes, .. } = self.tally;
         Figures {
             id,
             format: self.format,

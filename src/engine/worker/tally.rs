@@ -1,9 +1,9 @@
 //! What was written: since the worker's counters were last told, and to each session since it came.
 //!
-//! Cost: two additions a write, one a merged tick. Tests: `tests.rs`.
+//! Cost: three additions a write, one a merged tick. Tests: `tests/logs.rs`.
 
-use super::Connection;
-use crate::model::Format;
+use super::{Connection, Worker};
+use crate::model::{Format, SessionId};
 
 /// What was written since the counters were last told, by format.
 #[derive(Default)]
@@ -16,9 +16,10 @@ pub(super) struct Sent {
 }
 
 impl Sent {
-    /// Frames and bytes of one format.
-    pub(super) fn of(&self, format: Format) -> (u64, u64) {
-        (self.frames[format as usize], self.bytes[format as usize])
+    /// Ticks, frames and bytes of one format.
+    pub(super) fn of(&self, format: Format) -> [u64; 3] {
+        let format = format as usize;
+        [self.ticks[format], self.frames[format], self.bytes[format]]
     }
 }
 
@@ -26,6 +27,7 @@ impl Sent {
 #[derive(Default)]
 pub(super) struct Tally {
     pub(super) merged: u64,
+    pub(super) ticks: u64,
     pub(super) frames: u64,
     pub(super) bytes: u64,
 }
@@ -38,9 +40,18 @@ impl Connection {
     }
 
     /// Adds what one write has added to the worker's counters, which stood at `before`.
-    pub(super) fn tally(&mut self, before: (u64, u64), sent: &Sent) {
-        let (frames, bytes) = sent.of(self.format);
-        self.tally.frames += frames - before.0;
-        self.tally.bytes += bytes - before.1;
+    pub(super) fn tally(&mut self, before: [u64; 3], sent: &Sent) {
+        let now = sent.of(self.format);
+        self.tally.ticks += now[0] - before[0];
+        self.tally.frames += now[1] - before[1];
+        self.tally.bytes += now[2] - before[2];
+    }
+}
+
+impl Worker {
+    /// What a session that is still open has got: ticks, ticks merged because it was behind, bytes.
+    pub fn written(&self, id: SessionId) -> (u64, u64, u64) {
+        let mut inner = self.inner.borrow_mut();
+        inner.connection(id).map_or((0, 0, 0), |c| (c.tally.ticks, c.tally.merged, c.tally.bytes))
     }
 }
