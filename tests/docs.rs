@@ -16,6 +16,9 @@ enum How {
 }
 use How::{Step, Test};
 
+/// The largest picture, bytes: a clone should stay small.
+const PICTURE_BYTES_MAX: u64 = 300_000;
+
 /// Command (its first words; for tickcast: program and subcommand) → what runs it.
 const HOW: &[(&str, How)] = &[
     ("tickcast", Test("commands.rs", "the_first_line_names_every_port_and_the_process")),
@@ -190,6 +193,22 @@ fn every_command_in_the_documentation_is_run_by_a_test() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(seen >= 4, "only {seen} commands found: is the reading of blocks broken?");
+}
+
+#[test]
+fn every_picture_a_document_shows_is_there_and_small() {
+    let mut seen = 0;
+    for document in documents() {
+        let text = std::fs::read_to_string(&document).expect("a document");
+        for rest in text.split("\n![").skip(1) {
+            let path = rest.split_once("](").and_then(|(_, rest)| rest.split(')').next()).expect("a path");
+            let path = document.parent().expect("a folder").join(path);
+            let bytes = std::fs::metadata(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).len();
+            assert!((10_000..=PICTURE_BYTES_MAX).contains(&bytes), "{}: {bytes} bytes", path.display());
+            seen += 1;
+        }
+    }
+    assert!(seen >= 1, "no picture found: is the reading of links broken?");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use super::{Addresses, Life, MetricsPage, xray};
 use crate::engine::queue::Control;
 use crate::model::{Heartbeats, Level, SharedLevel};
 use crate::net::admin::{AdminState, Answer, Readiness, Reply, Route, State};
+use crate::net::console::{Console, Facts};
 use crate::policy::overload;
 use crate::registry::Registry;
 use crate::registry::audit::Findings;
@@ -16,6 +17,8 @@ use tokio::sync::{mpsc, watch};
 /// The parts of [`AdminState`] on their way to its thread.
 pub(super) struct AdminParts {
     pub(super) hosts: Vec<String>,
+    /// The key that the console offers, if everybody knows it.
+    pub(super) demo_key: Option<&'static str>,
     pub(super) metrics: MetricsPage,
     pub(super) heartbeats: Arc<Heartbeats>,
     pub(super) addresses: Addresses,
@@ -35,6 +38,7 @@ impl AdminParts {
     pub(super) fn open(self) -> AdminState {
         let AdminParts {
             hosts,
+            demo_key,
             metrics,
             heartbeats,
             addresses,
@@ -46,6 +50,7 @@ impl AdminParts {
             registry,
             findings,
         } = self;
+        let console = Console::new(Facts { websocket: addresses.ws, demo_key });
         let readiness = Box::new(move || {
             let level = overload.get();
             Readiness {
@@ -76,6 +81,7 @@ impl AdminParts {
             heartbeats,
             readiness,
             routes: vec![feeds, xray::sessions(workers), xray::subscriptions(registry, findings)],
+            console,
             hosts,
         }
     }

@@ -15,11 +15,12 @@ use crate::adapter::AdapterFactory;
 use crate::adapter::discovery;
 use crate::adapter::external::machine::Owner;
 use crate::adapter::sim::{self, SimSwitch};
-use crate::auth::{AuthMetrics, AuthService};
+use crate::auth::{AuthMetrics, AuthService, DEMO_KEY};
 use crate::bus::endpoints::{BusListeners, Wiring};
 use crate::bus::explode::explode;
 use crate::bus::frames::Invalidate;
 use crate::config::Settings;
+use crate::config::settings::KeyStoreSetting;
 use crate::engine::Worker;
 use crate::model::{ByteBudget, Heartbeats, ScopeId, SourceSender};
 use crate::net::accept;
@@ -288,6 +289,7 @@ impl App {
         };
         let state = AdminParts {
             hosts: settings.admin.hosts.clone(),
+            demo_key: (settings.auth.store == KeyStoreSetting::Demo).then_some(DEMO_KEY),
             metrics: metrics.clone(),
             heartbeats,
             addresses: addresses.clone(),

@@ -83,7 +83,7 @@ fn banner(settings: &Settings, running: &Running, err: &mut dyn Write) -> io::Re
     let kind = settings.adapters.default.label();
     writeln!(err, "tickcast {}", env!("CARGO_PKG_VERSION"))?;
     writeln!(err, "  clients  ws://{}", at.ws)?;
-    writeln!(err, "  admin    http://{}/ (metrics, healthz, readyz)", at.admin)?;
+    writeln!(err, "  console  http://{}/ (and /metrics, /healthz, /readyz)", at.admin)?;
     writeln!(err, "  bus      {}", if at.bus.is_empty() { "none".to_owned() } else { at.bus.join(", ") })?;
     writeln!(err, "  control  {} (adapter processes)", at.control)?;
     match kind {

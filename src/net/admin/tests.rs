@@ -1,6 +1,7 @@
 //! Routes and refusals, most of them without a socket, and the two listeners over loopback.
 
 use super::*;
+use crate::net::console::Facts;
 use http_body_util::BodyExt;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -30,6 +31,7 @@ fn state(life: State) -> AdminState {
             about: "connected clients",
             answer: Answer::now(|query| Reply::json(format!("{{\"query\":\"{query}\"}}"))),
         }],
+        console: Console::new(Facts { websocket: ([127, 0, 0, 1], 8765).into(), demo_key: None }),
         hosts: vec!["ops.example".into(), "ops.example:81".into()],
     }
 }
@@ -110,9 +112,31 @@ async fn added_routes_get_their_query_and_unknown_paths_get_the_list() {
     assert_eq!(response.status(), StatusCode::NOT_FOUND);
     let list = body(response).await;
     assert!(list.contains("/metrics") && list.contains("/sessions        connected clients"), "{list}");
+}
+
+#[tokio::test]
+async fn the_console_is_at_the_root_and_its_files_and_every_other_answer_are_shown_and_read_by_us_alone() {
+    let state = state(State::Ready);
     let home = get(&state, "/").await;
     assert_eq!(home.headers()[CONTENT_TYPE], "text/html; charset=utf-8");
-    assert!(body(home).await.contains("<a href=\"/readyz\">"));
+    let policy = home.headers()[CONTENT_SECURITY_POLICY].to_str().expect("ASCII");
+    assert!(policy.contains("connect-src 'self' ws://127.0.0.1:8765;"), "{policy}");
+    assert!(body(home).await.contains("<title>tickcast</title>"));
+    for path in ["/", "/console.json", "/console/main.mjs", "/metrics", "/sessions", "/nothing"] {
+        let response = get(&state, path).await;
+        let headers = response.headers();
+        assert_eq!(headers[X_CONTENT_TYPE_OPTIONS], "nosniff", "{path}");
+        assert_eq!(headers[REFERRER_POLICY], "no-referrer", "{path}");
+        assert_eq!(headers["cross-origin-resource-policy"], "same-origin", "{path}");
+        let policy = headers[CONTENT_SECURITY_POLICY].to_str().expect("ASCII");
+        assert!(
+            policy.starts_with("default-src 'none'") && policy.contains("frame-ancestors 'none'"),
+            "{path}: {policy}"
+        );
+        assert!(headers.keys().all(|name| !name.as_str().starts_with("access-control-")), "{path}");
+        let kept = if ["/", "/console/main.mjs"].contains(&path) { "no-cache" } else { "no-store" };
+        assert_eq!(headers[CACHE_CONTROL], kept, "{path}");
+    }
 }
 
 #[tokio::test]
@@ -122,7 +146,7 @@ async fn the_scrape_listener_serves_metrics_and_health_only() {
     for path in ["/metrics", "/healthz", "/readyz"] {
         assert_eq!(at(path).await.status(), StatusCode::OK, "{path}");
     }
-    for path in ["/sessions", "/"] {
+    for path in ["/sessions", "/", "/console.json", "/console/main.mjs"] {
         assert_eq!(at(path).await.status(), StatusCode::NOT_FOUND, "{path}");
     }
     assert!(!body(at("/").await).await.contains("/sessions"), "what it does not serve it does not list");
