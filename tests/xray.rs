@@ -7,9 +7,11 @@ mod support;
 
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::world::{Keys, keys, stops};
 use support::{Client, PATIENCE, Publisher, Server};
+use tickcast::adapter::scripted::{Play, Script};
 use tickcast::app::Hooks;
 use tickcast::config::Settings;
 use tickcast::config::settings::BusSource;
@@ -217,6 +219,20 @@ fn a_worker_that_stands_still_costs_its_own_rows_only() {
 }
 
 #[test]
+fn a_worker_that_stands_still_does_not_stop_the_gauges() {
+    let (stop, mut stopped) = stops();
+    let audit_every = Some(Duration::from_millis(20));
+    let hooks = Hooks { before_command: Some(stop), audit_every, ..Default::default() };
+    let server = Server::with_hooks(|s| s.server.workers = 2, hooks);
+    let (mut one, mut two) = (server.client(), server.client());
+    stopped.stop(&mut one);
+    two.subscribe(&SYMBOLS, 1);
+    server.await_metric("tickcast_subscriptions_active", &[], SYMBOLS.len() as f64);
+    stopped.let_go();
+    one.json_where(|v| v["type"] == "broker_info");
+}
+
+#[test]
 fn a_thousand_sessions_are_looked_at_and_as_many_shown_as_asked_for() {
     raise_file_limit().expect("as many descriptors as we may have");
     let server = Server::start(|s| {
@@ -287,6 +303,30 @@ fn subscriptions_are_shown_stream_by_stream() {
     server.await_metric("tickcast_subscriptions_active", &[], 6.0);
     assert_eq!(report["shared_ratio"].as_f64(), Some(server.metric("tickcast_subscriptions_shared_ratio", &[])));
     assert!(report["shared_ratio"].as_f64() > Some(0.0));
+}
+
+#[test]
+fn a_stream_that_the_broker_has_not_answered_for_says_so() {
+    let script = Script::default();
+    let server = Server::with_factory(Arc::new(script.clone()), |_| {});
+    let mut client = server.client();
+    script.calls([Play::Hold]);
+    client.send(json!({"action": "subscribe", "symbol": "A", "exchange": "NSE", "mode": 1}));
+    let deadline = Instant::now() + PATIENCE;
+    let state = |wanted: &str| {
+        while get(&server, "/subscriptions")["streams"][0]["state"] != wanted {
+            assert!(Instant::now() < deadline, "it never was {wanted}");
+        }
+    };
+    state("subscribing");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let call = script.call_ids()[0];
+    runtime.block_on(script.answer(call, Ok(Some(5))));
+    state("live");
+    script.calls([Play::Hold]);
+    client.send(json!({"action": "unsubscribe", "symbol": "A", "exchange": "NSE", "mode": 1}));
+    state("unsubscribing");
+    assert_eq!(get(&server, "/subscriptions")["streams"][0]["references"], 0);
 }
 
 #[test]

@@ -20,6 +20,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 const GAUGES: Duration = Duration::from_secs(1);
 /// The auditor looks, and revoked keys are looked for, this often.
 pub(super) const AUDIT: Duration = Duration::from_secs(10);
+/// An audit that takes longer is given up.
+const AUDIT_WAIT: Duration = Duration::from_secs(2);
 /// An endpoint that clients wait for may be silent this long before a warning.
 const QUIET_AFTER: Duration = Duration::from_secs(10);
 
@@ -67,7 +69,10 @@ impl Upkeep {
                     self.publish();
                     self.warn_of_silence(&mut watch);
                 }
-                _ = audit.tick() => self.audit(&mut auditor).await,
+                _ = audit.tick() => {
+                    // A worker that stands still gives no word; the gauges must go on, and the next audit will do.
+                    let _ = tokio::time::timeout(AUDIT_WAIT, self.audit(&mut auditor)).await;
+                }
             }
         }
     }
