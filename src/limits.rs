@@ -116,6 +116,9 @@ pub const DRAIN: Duration = Duration::from_secs(5);
 /// Locks waited for or held longer than this are logged (setting).
 pub const LOCK_SLOW: Duration = Duration::from_millis(100);
 
+/// Log lines a minute with a reference that a client was told, of one kind; further ones are written at debug.
+pub const REFERENCES_LOGGED: u32 = 100;
+
 const _: () = assert!(BUS_MESSAGE_BYTES_MAX >= BUS_FRAME_BYTES_MAX, "a frame must fit a message");
 const _: () = assert!(SOURCE_QUEUE_BYTES_MAX >= BUS_FRAME_BYTES_MAX, "a frame must fit its source's queue");
 const _: () = assert!(BUS_FRAME_BYTES_MAX > TICK_PAYLOAD_BYTES_MAX, "a payload must fit a frame");

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod client;
 pub mod keys;
+mod log;
 pub mod serve;
 pub mod watch;
 

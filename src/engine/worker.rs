@@ -14,6 +14,7 @@ mod inner;
 mod lanes;
 mod overload;
 mod sweep;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod touched;
@@ -38,6 +39,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use tally::Sent;
+pub use tally::Tally;
 use tokio::sync::Notify;
 use touched::Touched;
 
@@ -137,6 +140,7 @@ struct Connection {
     format: Format,
     class: Class,
     outbox: Outbox<FrameKey>,
+    tally: Tally,
     taken: Taken,
     /// Subscriptions with terms of their own; most sessions have none.
     lanes: Option<Box<Lanes>>,
@@ -146,16 +150,6 @@ struct Connection {
     resuming: bool,
     /// Given up: takes no more ticks or frames except goodbye.
     doomed: bool,
-}
-
-/// What was written since the counters were last told, by format.
-#[derive(Default)]
-struct Sent {
-    ticks: [u64; 2],
-    frames: [u64; 2],
-    bytes: [u64; 2],
-    merged: u64,
-    merged_by_rate: u64,
 }
 
 impl Worker {
@@ -210,6 +204,7 @@ impl Worker {
             format,
             class: Class::default(),
             outbox: Outbox::default(),
+            tally: Tally::default(),
             taken: Taken::default(),
             lanes: None,
             touched: false,
@@ -466,7 +461,10 @@ impl Worker {
             if taker.special || slowed || (waited.is_some() && connection.lanes.is_some()) {
                 let imposed = imposed[connection.class as usize];
                 let rules = (imposed, self.config.lossless);
-                match connection.take(taker.slot, frame, batch.bytes(frame), rules, newest, sent) {
+                let before = Tally::of(sent, connection.format);
+                let take = connection.take(taker.slot, frame, batch.bytes(frame), rules, newest, sent);
+                connection.tally.add(before, Tally::of(sent, connection.format));
+                match take {
                     Take::Plain => {}
                     Take::Done => continue,
                     Take::Evict(why) => {
@@ -485,6 +483,7 @@ impl Worker {
                 newest.hold(frame.key, frame.seq, batch.bytes(frame));
             } else {
                 sent.merged += 1;
+                connection.tally.merged += 1;
             }
         }
     }

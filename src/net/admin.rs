@@ -8,7 +8,7 @@
 //! connection, at most `CONNECTIONS_MAX` of them, each at most `EXCHANGE` long. Tests: `admin/tests.rs`.
 
 use super::sys;
-use crate::model::Heartbeats;
+use crate::model::{Heartbeats, limited};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS};
@@ -233,7 +233,7 @@ async fn listen(listener: TcpListener, state: Rc<AdminState>, reach: Reach) {
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept admin connections, trying again");
+                limited!(warn, 1, %error, "cannot accept admin connections, trying again");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

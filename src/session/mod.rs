@@ -20,10 +20,10 @@ pub use metrics::{COMMAND_SECONDS_BUCKETS, SessionMetrics};
 use crate::adapter::sim::SimSwitch;
 use crate::auth::AuthService;
 use crate::engine::queue::{Control, Holdings};
-use crate::engine::worker::Eviction;
+use crate::engine::worker::{Eviction, Tally};
 use crate::engine::{FrameKey, Transport, Worker};
 use crate::model::heartbeat::Heartbeat;
-use crate::model::{BrokerId, Brokers, Format, InstrumentRef, Level, Mode, SessionId, SharedLevel};
+use crate::model::{BrokerId, Brokers, Format, InstrumentRef, Level, Mode, SessionId, SharedLevel, limited};
 use crate::policy::admission;
 use crate::registry::Registry;
 use crate::registry::audit::fingerprint;
@@ -212,7 +212,7 @@ impl Sessions {
         let transport = match Transport::plain(new.tcp) {
             Ok(transport) => Rc::new(transport),
             Err(error) => {
-                tracing::warn!(%error, "a client's socket could not be taken over");
+                limited!(warn, 1, %error, "a client's socket could not be taken over");
                 return;
             }
         };
@@ -222,6 +222,7 @@ impl Sessions {
             id,
             peer: new.peer.ip(),
             format: new.format,
+            since: new.accepted_at,
             transport,
             state: RefCell::new(State {
                 phase: Phase::AwaitingAuth { deadline: new.accepted_at + self.config.auth_deadline },
@@ -270,11 +271,13 @@ impl Sessions {
         state.waiting.clear();
         drop(state);
         self.metrics.closed(reason);
-        tracing::debug!(session = ?session.id, reason = reason.label(), subscriptions = held.len(), "session ended");
         let shards: HashMap<_, _> = held.iter().map(|s| (s.key.stream(), self.shard_of(s))).collect();
         self.worker.goodbye(session.id, close_frame, |key| {
             self.unwanted(shards[&key.stream()], key);
         });
+        let Tally { ticks, merged, bytes } = self.worker.tally(session.id);
+        let (reason_label, age, subscriptions) = (reason.label(), session.since.elapsed(), held.len());
+        tracing::debug!(session = ?session.id, reason = reason_label, ?age, subscriptions, ticks, merged, bytes, "session ended");
         match phase {
             Phase::Live { identity, member } => {
                 self.metrics.live[session.format as usize].decrement(1.0);

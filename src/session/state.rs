@@ -22,6 +22,7 @@ pub(super) struct Session {
     pub(super) id: SessionId,
     pub(super) peer: IpAddr,
     pub(super) format: Format,
+    pub(super) since: Instant,
     pub(super) transport: Rc<Transport>,
     pub(super) state: RefCell<State>,
     /// Gives the front door's slots back when dropped.

@@ -7,7 +7,7 @@
 mod lossless;
 mod packed;
 
-use super::{Batches, Connection, Eviction, Inner, NewestTable, Sent, Worker, YIELD_AFTER, YIELD_WRITES};
+use super::{Batches, Connection, Eviction, Inner, NewestTable, Sent, Tally, Worker, YIELD_AFTER, YIELD_WRITES};
 use crate::engine::batch::{Frame, FrameKey, Kind};
 use crate::engine::queue::TickReceiver;
 use crate::engine::transport::Transport;
@@ -109,7 +109,10 @@ impl Worker {
             *t_send = (*t_send).max(Micros::now());
         }
         let rules = (self.config.lossless, *t_send);
-        match write_all(connection, slot, batches, newest, scratch, sent, rules) {
+        let before = Tally::of(sent, connection.format);
+        let written = write_all(connection, slot, batches, newest, scratch, sent, rules);
+        connection.tally.add(before, Tally::of(sent, connection.format));
+        match written {
             Ok(Verdict::Keep) => {}
             Ok(Verdict::Full | Verdict::Stalled) => return self.evict(inner, slot, Eviction::Overflow),
             Err(error) => {
@@ -135,7 +138,10 @@ impl Worker {
             let Some(connection) = slot.connection.as_mut().filter(|_| slot.generation == id.generation) else {
                 return;
             };
-            match ready.and_then(|()| catch_up(connection, newest, scratch, sent, *t_send)) {
+            let before = Tally::of(sent, connection.format);
+            let written = ready.and_then(|()| catch_up(connection, newest, scratch, sent, *t_send));
+            connection.tally.add(before, Tally::of(sent, connection.format));
+            match written {
                 Ok(true) => {
                     connection.resuming = false;
                     if let Some(since) = connection.outbox.catch_up() {

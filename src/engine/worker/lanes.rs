@@ -289,6 +289,7 @@ impl Inner {
                     if !connection.outbox.mark(key) {
                         newest.release(key);
                         sent.merged += 1;
+                        connection.tally.merged += 1;
                     }
                     continue;
                 }
