@@ -39,8 +39,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tally::Sent;
-pub use tally::Tally;
+use tally::{Sent, Tally};
 use tokio::sync::Notify;
 use touched::Touched;
 
@@ -461,10 +460,7 @@ impl Worker {
             if taker.special || slowed || (waited.is_some() && connection.lanes.is_some()) {
                 let imposed = imposed[connection.class as usize];
                 let rules = (imposed, self.config.lossless);
-                let before = Tally::of(sent, connection.format);
-                let take = connection.take(taker.slot, frame, batch.bytes(frame), rules, newest, sent);
-                connection.tally.add(before, Tally::of(sent, connection.format));
-                match take {
+                match connection.take(taker.slot, frame, batch.bytes(frame), rules, newest, sent) {
                     Take::Plain => {}
                     Take::Done => continue,
                     Take::Evict(why) => {
@@ -482,8 +478,7 @@ impl Worker {
             } else if connection.outbox.mark(frame.key) {
                 newest.hold(frame.key, frame.seq, batch.bytes(frame));
             } else {
-                sent.merged += 1;
-                connection.tally.merged += 1;
+                connection.merged_one(sent);
             }
         }
     }

@@ -20,7 +20,7 @@ pub use metrics::{COMMAND_SECONDS_BUCKETS, SessionMetrics};
 use crate::adapter::sim::SimSwitch;
 use crate::auth::AuthService;
 use crate::engine::queue::{Control, Holdings};
-use crate::engine::worker::{Eviction, Tally};
+use crate::engine::worker::Eviction;
 use crate::engine::{FrameKey, Transport, Worker};
 use crate::model::heartbeat::Heartbeat;
 use crate::model::{BrokerId, Brokers, Format, InstrumentRef, Level, Mode, SessionId, SharedLevel, limited};
@@ -222,7 +222,7 @@ impl Sessions {
             id,
             peer: new.peer.ip(),
             format: new.format,
-            since: new.accepted_at,
+            accepted_at: new.accepted_at,
             transport,
             state: RefCell::new(State {
                 phase: Phase::AwaitingAuth { deadline: new.accepted_at + self.config.auth_deadline },
@@ -275,8 +275,8 @@ impl Sessions {
         self.worker.goodbye(session.id, close_frame, |key| {
             self.unwanted(shards[&key.stream()], key);
         });
-        let Tally { ticks, merged, bytes } = self.worker.tally(session.id);
-        let (reason_label, age, subscriptions) = (reason.label(), session.since.elapsed(), held.len());
+        let (ticks, merged, bytes) = self.worker.written(session.id);
+        let (reason_label, age, subscriptions) = (reason.label(), session.accepted_at.elapsed(), held.len());
         tracing::debug!(session = ?session.id, reason = reason_label, ?age, subscriptions, ticks, merged, bytes, "session ended");
         match phase {
             Phase::Live { identity, member } => {

@@ -21,8 +21,8 @@ use std::time::Instant;
 pub(super) struct Session {
     pub(super) id: SessionId,
     pub(super) peer: IpAddr,
+    pub(super) accepted_at: Instant,
     pub(super) format: Format,
-    pub(super) since: Instant,
     pub(super) transport: Rc<Transport>,
     pub(super) state: RefCell<State>,
     /// Gives the front door's slots back when dropped.

@@ -7,7 +7,7 @@
 mod lossless;
 mod packed;
 
-use super::{Batches, Connection, Eviction, Inner, NewestTable, Sent, Tally, Worker, YIELD_AFTER, YIELD_WRITES};
+use super::{Batches, Connection, Eviction, Inner, NewestTable, Sent, Worker, YIELD_AFTER, YIELD_WRITES};
 use crate::engine::batch::{Frame, FrameKey, Kind};
 use crate::engine::queue::TickReceiver;
 use crate::engine::transport::Transport;
@@ -109,9 +109,9 @@ impl Worker {
             *t_send = (*t_send).max(Micros::now());
         }
         let rules = (self.config.lossless, *t_send);
-        let before = Tally::of(sent, connection.format);
+        let before = sent.of(connection.format);
         let written = write_all(connection, slot, batches, newest, scratch, sent, rules);
-        connection.tally.add(before, Tally::of(sent, connection.format));
+        connection.tally(before, sent);
         match written {
             Ok(Verdict::Keep) => {}
             Ok(Verdict::Full | Verdict::Stalled) => return self.evict(inner, slot, Eviction::Overflow),
@@ -138,10 +138,10 @@ impl Worker {
             let Some(connection) = slot.connection.as_mut().filter(|_| slot.generation == id.generation) else {
                 return;
             };
-            let before = Tally::of(sent, connection.format);
-            let written = ready.and_then(|()| catch_up(connection, newest, scratch, sent, *t_send));
-            connection.tally.add(before, Tally::of(sent, connection.format));
-            match written {
+            let before = sent.of(connection.format);
+            let caught_up = ready.and_then(|()| catch_up(connection, newest, scratch, sent, *t_send));
+            connection.tally(before, sent);
+            match caught_up {
                 Ok(true) => {
                     connection.resuming = false;
                     if let Some(since) = connection.outbox.catch_up() {
@@ -254,7 +254,7 @@ fn mark(
         newest.hold(frame.key, frame.seq, bytes);
     } else {
         newest.renew(frame.key, frame.seq, bytes);
-        sent.merged += 1;
+        connection.merged_one(sent);
     }
     // Only now: what is held is newer, and its bytes must stay.
     connection.join_mark(slot, (frame.key, frame.seq), bytes, newest, sent);

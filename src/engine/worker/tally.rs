@@ -1,7 +1,8 @@
-//! What one session has got, for the line at its end and for whoever asks. Counted where the worker's own counters are, as their
-//! difference around one session's write. Tests: `tests.rs`.
+//! What was written: since the worker's counters were last told, and to each session since it came.
+//!
+//! Cost: three additions a write, one a merged tick. Tests: `tests/logs.rs`.
 
-use super::Worker;
+use super::{Connection, Worker};
 use crate::model::{Format, SessionId};
 
 /// What was written since the counters were last told, by format.
@@ -14,35 +15,43 @@ pub(super) struct Sent {
     pub(super) merged_by_rate: u64,
 }
 
-/// Counts since the session began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Ticks written.
-    pub ticks: u64,
-    /// Ticks replaced by a newer one because the session was behind or over its rate; not those that overload merged for all at once.
-    pub merged: u64,
-    /// Bytes written.
-    pub bytes: u64,
+impl Sent {
+    /// Ticks, frames and bytes of one format.
+    pub(super) fn of(&self, format: Format) -> [u64; 3] {
+        let format = format as usize;
+        [self.ticks[format], self.frames[format], self.bytes[format]]
+    }
 }
 
-impl Tally {
-    /// What `sent` says of one format, for the difference that [`Self::add`] takes.
-    pub(super) fn of(sent: &Sent, format: Format) -> Self {
-        let format = format as usize;
-        Tally { ticks: sent.ticks[format], merged: sent.merged + sent.merged_by_rate, bytes: sent.bytes[format] }
+/// What has become of one session's ticks so far.
+#[derive(Default)]
+pub(super) struct Tally {
+    pub(super) merged: u64,
+    pub(super) ticks: u64,
+    pub(super) frames: u64,
+    pub(super) bytes: u64,
+}
+
+impl Connection {
+    /// A tick gave way to a newer one because the session is behind.
+    pub(super) fn merged_one(&mut self, sent: &mut Sent) {
+        sent.merged += 1;
+        self.tally.merged += 1;
     }
 
-    /// Adds what came between two readings.
-    pub(super) fn add(&mut self, before: Tally, after: Tally) {
-        self.ticks += after.ticks - before.ticks;
-        self.merged += after.merged - before.merged;
-        self.bytes += after.bytes - before.bytes;
+    /// Adds what one write has added to the worker's counters, which stood at `before`.
+    pub(super) fn tally(&mut self, before: [u64; 3], sent: &Sent) {
+        let now = sent.of(self.format);
+        self.tally.ticks += now[0] - before[0];
+        self.tally.frames += now[1] - before[1];
+        self.tally.bytes += now[2] - before[2];
     }
 }
 
 impl Worker {
-    /// What the session has got so far; nothing once it is gone.
-    pub fn tally(&self, id: SessionId) -> Tally {
-        self.inner.borrow_mut().connection(id).map(|connection| connection.tally).unwrap_or_default()
+    /// What a session that is still open has got: ticks, ticks merged because it was behind, bytes.
+    pub fn written(&self, id: SessionId) -> (u64, u64, u64) {
+        let mut inner = self.inner.borrow_mut();
+        inner.connection(id).map_or((0, 0, 0), |c| (c.tally.ticks, c.tally.merged, c.tally.bytes))
     }
 }
