@@ -110,6 +110,9 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(20);
 pub const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// After our Close frame we wait this long for the peer's.
 pub const CLOSE_WAIT: Duration = Duration::from_secs(2);
+/// Connections of clients that the kernel may hold for us.
+pub const BACKLOG: i32 = 4096;
+
 /// A drain ends after this long.
 pub const DRAIN: Duration = Duration::from_secs(5);
 

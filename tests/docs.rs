@@ -21,6 +21,7 @@ const HOW: &[(&str, How)] = &[
     ("tickcast", Test("commands.rs", "the_first_line_names_every_port_and_the_process")),
     ("tickcast serve", Test("commands.rs", "an_openalgo_database_and_its_env_file_are_all_a_server_needs")),
     ("tickcast check", Test("commands.rs", "check_prints_the_settings_with_where_each_came_from")),
+    ("tickcast doctor", Test("doctor.rs", "on_a_healthy_machine_with_nothing_running_there_is_no_problem")),
     ("tickcast watch", Test("commands.rs", "watch_shows_live_ticks_of_the_simulated_market")),
     ("tickcast keys add", Test("commands.rs", "a_key_made_on_the_command_line_opens_the_server_until_it_is_revoked")),
     ("tickcast keys list", Test("commands.rs", "a_key_made_on_the_command_line_opens_the_server_until_it_is_revoked")),

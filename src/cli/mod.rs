@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod client;
+pub mod doctor;
 pub mod keys;
 mod log;
 pub mod serve;
@@ -52,6 +53,8 @@ pub enum Command {
     /// Make, list and revoke API keys of a SQLite key store.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Check the machine, the settings and a running server, and say the fix for each finding.
+    Doctor(DoctorArgs),
     /// Show live ticks in the terminal, with rate and latency.
     Watch(WatchArgs),
 }
@@ -88,6 +91,17 @@ impl ServeArgs {
             set: self.set.clone(),
         }
     }
+}
+
+/// `tickcast doctor`
+#[derive(Args, Clone, Debug, Default)]
+pub struct DoctorArgs {
+    /// As those of the server it is about.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+    /// Print the findings as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `tickcast keys …`

@@ -52,6 +52,11 @@ pub fn run(args: &ServeArgs, env: Vec<(String, String)>, out: &mut dyn Write, er
     Ok(exit::OK)
 }
 
+/// Open files of a server that is full.
+pub(super) fn files_needed(settings: &Settings) -> u64 {
+    (settings.limits.sessions + settings.limits.bus_peers + FILES_BESIDE) as u64
+}
+
 /// Each session needs an open file: as many as the system lets us have, and a word to the operator when that is too few.
 fn raise_file_limit(settings: &Settings) {
     let limit = match sys::raise_file_limit() {
@@ -62,8 +67,7 @@ fn raise_file_limit(settings: &Settings) {
         Ok((_, limit)) => limit,
         Err(error) => return tracing::warn!(%error, "the limit of open files could not be raised"),
     };
-    let sessions = settings.limits.sessions;
-    let needed = (sessions + settings.limits.bus_peers + FILES_BESIDE) as u64;
+    let (sessions, needed) = (settings.limits.sessions, files_needed(settings));
     if limit < needed {
         tracing::warn!(
             "limits.sessions = {sessions} needs {needed} open files, and the system allows {limit}: raise the hard limit (systemd: \

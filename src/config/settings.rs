@@ -2,7 +2,7 @@
 
 use crate::adapter::discovery::RedisUrl;
 use crate::adapter::kinds::KINDS;
-use crate::adapter::native::credentials::Credentials;
+use crate::adapter::native::credentials::{Credentials, Source};
 use crate::limits;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -237,6 +237,16 @@ pub enum CredentialsFrom {
         /// Their values, by the rest of their names.
         given: Credentials,
     },
+}
+
+impl CredentialsFrom {
+    /// Where those of one user are.
+    pub fn source(&self, user: &str) -> Source {
+        match self {
+            CredentialsFrom::File(path) => Source::File(path.replace("{user}", user).into()),
+            CredentialsFrom::Env { given, .. } => Source::Given(given.clone()),
+        }
+    }
 }
 
 impl std::fmt::Display for CredentialsFrom {
