@@ -4,8 +4,8 @@
 #
 #   ./scripts/test.sh
 #
-# Needs a Rust toolchain, a C compiler, redis-server and Python 3.11 or newer with venv. What is missing of the last three is installed
-# with apt where that is there and permitted; Python packages go into target/e2e-venv, nothing is installed elsewhere.
+# Needs a Rust toolchain, a C compiler, redis-server, nginx, systemd-analyze and Python 3.11 or newer with venv. What is missing of all but the
+# first is installed with apt where that is there and permitted; Python packages go into target/e2e-venv, nothing is installed elsewhere.
 # A missing tool is a failure, never a skip. Packets captured from brokers' feeds are not part of this repository:
 # they are read from ../shared/vectors/broker-feeds/kite or the folder in E2E_CAPTURED_VECTORS, and only when there
 # is neither do the tests that send them stay out, which the last line then says.
@@ -48,6 +48,8 @@ tools() {
   done
   command -v cc >/dev/null || apt build-essential
   command -v redis-server >/dev/null && command -v redis-cli >/dev/null || apt redis-server
+  command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || apt nginx-light
+  command -v systemd-analyze >/dev/null || apt systemd
   python3 -c 'import venv, ensurepip' 2>/dev/null || apt python3 python3-venv
   python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "Python 3.11 or newer is needed, this is $(python3 -V)"
 }

@@ -52,6 +52,8 @@ const HOW: &[(&str, How)] = &[
         "cargo run --example register_publisher",
         Test("discovery.rs", "fifty_processes_that_register_at_once_all_get_a_port_and_are_all_heard"),
     ),
+    ("install", Test("operations.rs", "every_command_of_the_operations_manual_runs_in_its_order")),
+    ("mv", Test("operations.rs", "every_command_of_the_operations_manual_runs_in_its_order")),
     ("pip install pyzmq redis", Step("install -r tests/e2e/requirements.txt")),
     ("pip install websocket-client msgpack", Step("install -r tests/e2e/requirements.txt")),
     ("pip install pyzmq msgpack", Step("install -r tests/e2e/requirements.txt")),

@@ -155,6 +155,24 @@ fn kernel_settings_that_are_too_low_are_warned_of_with_the_line_to_set() {
 }
 
 #[test]
+fn the_example_for_sysctl_leaves_nothing_to_warn_of() {
+    let example = include_str!("../../../../examples/deploy/90-tickcast.conf");
+    let value = |name: &str| {
+        let line = example.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_prefix('=')).expect(name);
+        line.split_whitespace().map(|n| n.parse::<u64>().expect("a number")).collect::<Vec<_>>()
+    };
+    let range = value("net.ipv4.ip_local_port_range");
+    let kernel = Kernel {
+        somaxconn: Some(value("net.core.somaxconn")[0]),
+        wmem_max: Some(value("net.core.wmem_max")[0]),
+        rmem_max: Some(value("net.core.rmem_max")[0]),
+        local_ports: Some((range[0] as u16, range[1] as u16)),
+        ..Kernel::default()
+    };
+    assert_eq!(said(|settings, facts| (settings.limits.sessions, facts.kernel) = (50_000, kernel)), []);
+}
+
+#[test]
 fn ports_that_outgoing_connections_may_take_are_warned_of_unless_reserved() {
     let low = |facts: &mut Facts| facts.kernel.local_ports = Some((1024, 65_535));
     says(Warning, "sysctl", &["ports 8765 lie", "ip_local_reserved_ports=8765"], |_, facts| low(facts));
