@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
+use support::world::{Keys, PEPPER};
 use support::{Client, Publisher};
 use tickcast::adapter::publisher::{BatchLimits, BatchPublisher, Config};
 use tickcast::zmtp::Direction;
@@ -182,6 +183,37 @@ fn a_key_store_that_cannot_be_read_or_has_no_key_says_how_to_make_one() {
     assert_eq!(process::run(&["keys", "revoke", "--store", &store, "--user", "asha"], &[]).0, 0);
     let visit = Visit::with(&["--set", &set]);
     assert!(visit.said("warning", "keys")[0].contains("holds no key"), "{:#}", visit.report);
+}
+
+#[test]
+fn openalgos_database_is_read_as_the_server_reads_it_and_no_secret_is_shown() {
+    let keys = Keys::new(&[("asha", "zerodha"), ("ravi", "angel")]);
+    let set = format!("auth.store=openalgo:{}", keys.file());
+    let args = [&["doctor", "--json"], QUIET, &["--set", &set]].concat();
+    let visit = Visit::of(tickcast(&args, &[("API_KEY_PEPPER", PEPPER)]));
+    assert_eq!(visit.code, 0, "{:#}", visit.report);
+    assert!(visit.said("ok", "keys")[0].contains("holds 2 keys; the pepper is set"), "{:#}", visit.report);
+    assert!(!visit.report.to_string().contains(PEPPER));
+    keys.ruin();
+    let visit = Visit::of(tickcast(&args, &[("API_KEY_PEPPER", PEPPER)]));
+    visit.has_one_problem("keys", &["not an OpenAlgo database", "exit code 4"]);
+    let visit = Visit::of(tickcast(&args, &[]));
+    assert!(visit.code == 2 && visit.said("problem", "settings")[0].contains("API_KEY_PEPPER"), "{:#}", visit.report);
+}
+
+#[test]
+fn an_ipc_endpoint_is_looked_at_and_left_as_it_was() {
+    let folder = Folder::new("doctor-ipc");
+    let endpoint = format!("ipc://{}", folder.path("bus"));
+    let bind = format!("bus.bind={endpoint}");
+    let visit = Visit::with(&["--set", &bind]);
+    assert_eq!(visit.code, 0, "{:#}", visit.report);
+    assert!(!folder.0.join("bus").exists(), "no socket file is left");
+    let market = Market::at(&endpoint, Direction::Bind);
+    let visit = Visit::with(&["--set", &bind]);
+    assert!(visit.said("problem", "bus")[0].contains("both sides bind"), "{:#}", visit.report);
+    assert!(folder.0.join("bus").exists(), "the publisher's socket file stays");
+    drop(market);
 }
 
 #[test]

@@ -41,7 +41,8 @@ fn every_command_of_the_operations_manual_runs_in_its_order() {
         });
         let here = here.replace("target/release/tickcast", program);
         std::fs::create_dir_all(folder.0.join("var/lib/tickcast")).expect("what systemd makes");
-        let path = format!("{}:{}", folder.path("usr/local/bin"), std::env::var("PATH").expect("a path"));
+        let mut path = std::ffi::OsString::from(folder.path("usr/local/bin") + ":");
+        path.push(std::env::var_os("PATH").expect("a path"));
         let mut shell = Command::new("sh");
         shell.args(["-e", "-c", &here]).current_dir(root()).env_clear().env("PATH", path);
         if command.contains("--config") {

@@ -29,14 +29,19 @@ impl Captured {
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::TRACE)
             .with_ansi(false)
+            .with_thread_names(true)
             .with_writer(move || writer.clone())
             .finish();
         tracing::subscriber::set_global_default(subscriber).expect("the only one of this process");
         captured
     }
 
+    /// The lines of the test that asks: its thread has its name, and everything of it runs there.
     fn text(&self) -> String {
-        String::from_utf8(self.0.lock().expect("no panic while held").clone()).expect("text")
+        let all = String::from_utf8(self.0.lock().expect("no panic while held").clone()).expect("text");
+        let thread = std::thread::current();
+        let own = thread.name().expect("a test's thread has its name");
+        all.lines().filter(|line| line.contains(own)).map(|line| line.replace(own, "") + "\n").collect()
     }
 }
 
@@ -71,6 +76,27 @@ async fn rc_003_a_refused_failed_or_hanging_subscribe_logs_no_success_and_an_acc
     assert!(!message.contains("the true cause"));
     w.subscribe(&m, 1, "SBIN").await.expect("accepted");
     assert!(log.text().contains("first-in"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn references_of_a_flood_of_faults_are_all_in_the_log_and_only_the_first_hundred_of_a_minute_above_debug() {
+    let log = Captured::start();
+    let w = world();
+    let m = w.attach(1, "asha").await;
+    let mut references = Vec::new();
+    for n in 0..150 {
+        w.script.calls([Play::Fail("the broker is down".into())]);
+        let (_, message) = w.subscribe(&m, 1, &format!("S{n}")).await.expect_err("failed");
+        references
+            .push(message.split("(ref ").nth(1).and_then(|s| s.strip_suffix(')')).expect("a reference").to_owned());
+    }
+    let text = log.text();
+    let faults: Vec<&str> = text.lines().filter(|line| line.contains("broker fault")).collect();
+    for reference in references {
+        assert!(faults.iter().any(|line| line.contains(&reference)), "{reference}");
+    }
+    let warnings = faults.iter().filter(|line| line.contains(" WARN ")).count();
+    assert!((90..=100).contains(&warnings), "{warnings}: the other test of this process may have written a few");
 }
 
 #[test]

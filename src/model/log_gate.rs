@@ -1,7 +1,7 @@
 //! How often the same thing may be logged. A fault that repeats a thousand times a second is one fact: its first lines
 //! are written, the rest are counted, and the next line that may be written says how many there were.
 //!
-//! [`limited!`](crate::model::limited) is for a call site; a [`LogGate`] of one's own is for what is told apart by more than its place (a
+//! `limited!` is for a call site; a [`LogGate`] of one's own is for what is told apart by more than its place (a
 //! cause, a lock). Cost: two relaxed loads while closed. The clock is monotonic. Tests: at the end.
 
 use super::time::uptime;

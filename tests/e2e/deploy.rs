@@ -48,7 +48,8 @@ fn the_example_for_nginx_carries_tls_clients_to_the_server() {
     );
     let main = folder.file("main.conf", &main);
     let mut nginx = Command::new("nginx");
-    let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/sbin");
     nginx.env("PATH", path).args(["-e", "stderr", "-p", folder.0.to_str().expect("UTF-8"), "-c"]).arg(main);
     let mut nginx = Running::new(nginx);
     let deadline = Instant::now() + PATIENCE;

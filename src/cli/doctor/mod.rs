@@ -1,8 +1,8 @@
 //! `tickcast doctor`: looks at the machine, the settings and a running server, and says what is wrong and how to mend it.
 //!
 //! In: the same flags as `serve`. Out: findings, problems first, as text or JSON; exit code 1 when there is a problem. `gather/`
-//! collects [`facts`], which hold no secret; `judge/` turns them into findings and is pure. Promises: nothing is changed, and a running
-//! server is only asked. Where none runs the bus endpoints are bound for [`gather::LISTEN`], to see who connects to them.
+//! collects `facts`, which hold no secret; `judge/` turns them into findings and is pure. Promises: nothing is changed, and a running
+//! server is only asked. Where none runs the bus endpoints are bound for `gather::LISTEN`, to see who connects to them.
 //! Tests: `judge/tests.rs`, `tests/doctor.rs`.
 
 mod facts;

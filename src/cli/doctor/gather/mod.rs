@@ -14,7 +14,7 @@ use std::io;
 use std::time::Duration;
 
 /// How long the bus is listened to. Publishers try again after 0.1 s (ZeroMQ's default) to 2 s (ours).
-pub(super) const LISTEN: Duration = Duration::from_millis(2500);
+pub(super) const LISTEN: Duration = Duration::from_secs(3);
 /// Nobody gets longer for one answer.
 const ANSWER: Duration = Duration::from_secs(2);
 

@@ -174,8 +174,17 @@ fn exposure(settings: &Settings) -> Vec<Finding> {
             "a loopback address or ipc://, or a firewall that lets publishers in only",
         ));
     }
+    let control = &settings.adapters.control_bind;
+    if reachable(control) {
+        findings.push(Finding::warning(
+            CHECK,
+            format!("adapters.control_bind {control} is reached from the network"),
+            "adapters.secret travels over it in the clear",
+            "a loopback address, and a tunnel for adapter processes on other machines",
+        ));
+    }
     if findings.is_empty() {
-        findings.push(Finding::ok(CHECK, "clients, admin and bus listen for this machine only"));
+        findings.push(Finding::ok(CHECK, "clients, admin, bus and control listen for this machine only"));
     }
     findings
 }

@@ -217,6 +217,9 @@ fn listeners_that_the_network_reaches_are_named() {
     says(Warning, "exposure", &["bus.bind tcp://10.0.0.5:5555", "publish prices"], |s, _| {
         s.bus.bind = vec!["tcp://10.0.0.5:5555".into()];
     });
+    says(Warning, "exposure", &["control_bind tcp://10.0.0.5:5655", "in the clear"], |s, _| {
+        s.adapters.control_bind = "tcp://10.0.0.5:5655".into();
+    });
     assert!(said(|s, _| s.bus.bind = vec!["ipc:///run/bus".into()]).is_empty());
     let scrape =
         |s: &mut Settings, _: &mut Facts| s.admin.scrape_listen = Some("10.0.0.5:9465".parse().expect("an address"));
