@@ -21,6 +21,8 @@ mod bus;
 mod console;
 #[path = "e2e/dashboards.rs"]
 mod dashboards;
+#[path = "e2e/deploy.rs"]
+mod deploy;
 #[path = "e2e/discovery.rs"]
 mod discovery;
 #[path = "e2e/kite.rs"]

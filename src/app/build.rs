@@ -22,6 +22,7 @@ use crate::bus::frames::Invalidate;
 use crate::config::Settings;
 use crate::config::settings::KeyStoreSetting;
 use crate::engine::Worker;
+use crate::limits;
 use crate::model::{ByteBudget, Heartbeats, ScopeId, SourceSender};
 use crate::net::accept;
 use crate::net::admin::{self, State};
@@ -38,8 +39,6 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
-/// Connections the kernel may hold for us.
-const BACKLOG: i32 = 4096;
 /// Sockets on their way from the front door to one worker.
 const ARRIVALS_MAX: usize = 4096;
 /// Why a server did not start; each kind has its exit code.
@@ -116,8 +115,12 @@ impl App {
         };
         let (ws, admin_at) = (settings.server.listen, settings.admin.listen);
         let send_buffer = settings.fanout.send_buffer_bytes;
-        let listener =
-            bind("WebSocket", ws, "server.listen (--listen, WEBSOCKET_PORT)", accept::bind(ws, BACKLOG, send_buffer))?;
+        let listener = bind(
+            "WebSocket",
+            ws,
+            "server.listen (--listen, WEBSOCKET_PORT)",
+            accept::bind(ws, limits::BACKLOG, send_buffer),
+        )?;
         let admin = bind("admin", admin_at, "admin.listen (--admin)", admin::bind(admin_at))?;
         let scrape = match settings.admin.scrape_listen {
             Some(at) => Some(bind("scrape", at, "admin.scrape_listen", admin::bind(at))?),

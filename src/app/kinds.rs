@@ -10,7 +10,7 @@ use crate::adapter::native::feed::{Account, Wiring};
 use crate::adapter::native::metrics::NativeMetrics;
 use crate::adapter::{Adapter, AdapterFactory};
 use crate::config::Settings;
-use crate::config::settings::{AdapterKind, CredentialsFrom};
+use crate::config::settings::AdapterKind;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -42,7 +42,11 @@ impl Kinds {
                     broker: name.clone(),
                     user: user.clone(),
                     url: broker.url.clone().unwrap_or_else(|| kind.url.to_owned()),
-                    credentials: source(broker.credentials.as_ref(), user),
+                    // The settings are checked; without credentials every connect fails and says so.
+                    credentials: broker
+                        .credentials
+                        .as_ref()
+                        .map_or_else(|| Source::Given(Default::default()), |from| from.source(user)),
                     book: Arc::clone(&book),
                     per_connection: broker.symbols_per_connection.unwrap_or(limits.per_connection),
                     connections: broker.connections.unwrap_or(limits.connections),
@@ -56,15 +60,6 @@ impl Kinds {
         }
         let others = settings.brokers.iter().map(|(name, broker)| (name.clone(), broker.kind)).collect();
         Kinds { accounts, wiring, others, default: settings.adapters.default, channel }
-    }
-}
-
-fn source(from: Option<&CredentialsFrom>, user: &str) -> Source {
-    match from {
-        Some(CredentialsFrom::File(path)) => Source::File(path.replace("{user}", user).into()),
-        Some(CredentialsFrom::Env { given, .. }) => Source::Given(given.clone()),
-        // The settings are checked; without credentials every connect fails and says so.
-        None => Source::Given(Default::default()),
     }
 }
 

@@ -7,6 +7,7 @@ use crate::bus::frames::Invalidate;
 use crate::engine::metrics::WorkerStats;
 use crate::engine::queue::Control;
 use crate::limits;
+use crate::model::limited;
 use crate::registry::Registry;
 use crate::registry::audit::{Auditor, BETWEEN, Disagreement, Findings};
 use crate::shards::{self, Shards};
@@ -154,7 +155,7 @@ impl Upkeep {
                     let _ = control.try_send(Control::Revoked(revoked.clone()));
                 }
             }
-            Err(error) => tracing::warn!(?error, "the key store cannot be read; live sessions go on"),
+            Err(error) => limited!(warn, 1, ?error, "the key store cannot be read; live sessions go on"),
         }
     }
 

@@ -3,7 +3,9 @@
 pub mod admin;
 pub mod check;
 pub mod client;
+pub mod doctor;
 pub mod keys;
+mod log;
 pub mod serve;
 pub mod top;
 pub mod watch;
@@ -55,6 +57,8 @@ pub enum Command {
     Keys(KeysCommand),
     /// Show a running server in the terminal: clients, ticks, feeds, and who is slow and why.
     Top(TopArgs),
+    /// Check the machine, the settings and a running server, and say the fix for each finding.
+    Doctor(DoctorArgs),
     /// Show live ticks in the terminal, with rate and latency.
     Watch(WatchArgs),
 }
@@ -91,6 +95,17 @@ impl ServeArgs {
             set: self.set.clone(),
         }
     }
+}
+
+/// `tickcast doctor`
+#[derive(Args, Clone, Debug, Default)]
+pub struct DoctorArgs {
+    /// As those of the server it is about.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+    /// Print the findings as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `tickcast keys …`

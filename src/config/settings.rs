@@ -2,7 +2,7 @@
 
 use crate::adapter::discovery::RedisUrl;
 use crate::adapter::kinds::KINDS;
-use crate::adapter::native::credentials::Credentials;
+use crate::adapter::native::credentials::{Credentials, Source};
 use crate::limits;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -241,6 +241,16 @@ pub enum CredentialsFrom {
     },
 }
 
+impl CredentialsFrom {
+    /// Where those of one user are.
+    pub fn source(&self, user: &str) -> Source {
+        match self {
+            CredentialsFrom::File(path) => Source::File(path.replace("{user}", user).into()),
+            CredentialsFrom::Env { given, .. } => Source::Given(given.clone()),
+        }
+    }
+}
+
 impl std::fmt::Display for CredentialsFrom {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -345,8 +355,19 @@ pub struct Sim {
 /// `[log]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Log {
+    /// How a line is written.
+    pub format: LogFormat,
     /// What is logged to stderr, in the notation of tracing's filters.
     pub level: String,
+}
+
+/// `log.format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 impl Default for Settings {
@@ -423,7 +444,7 @@ impl Default for Settings {
             },
             scale: BTreeMap::new(),
             sim: Sim { ticks_per_second: 200, seed: 1 },
-            log: Log { level: "info".into() },
+            log: Log { format: LogFormat::Text, level: "info".into() },
         }
     }
 }

@@ -10,7 +10,7 @@
 use super::console::Console;
 use super::host::{is_host, is_own_host};
 use super::sys;
-use crate::model::Heartbeats;
+use crate::model::{Heartbeats, limited};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS};
@@ -279,7 +279,7 @@ async fn listen(listener: TcpListener, state: Rc<AdminState>, reach: Reach) {
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept admin connections, trying again");
+                limited!(warn, 1, %error, "cannot accept admin connections, trying again");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -2,7 +2,10 @@
 //!
 //! In: sockets and sizes. Out: sockets with our options set, the limits that are in force, `TCP_INFO`. The only file with
 //! `unsafe`, each block with its reason. Knows nothing of HTTP, sessions or settings.
-#![expect(unsafe_code, reason = "limits of the process and TCP_INFO have no safe form in std or socket2")]
+#![expect(
+    unsafe_code,
+    reason = "limits of the process, TCP_INFO, clock state and free space have no safe form in std or socket2"
+)]
 
 use super::tcp_info;
 use crate::policy::diagnosis::Tcp;
@@ -10,6 +13,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 /// Bytes that the kernel may hold unsent before the socket stops being writable. What waits beyond it waits in the
@@ -104,6 +109,45 @@ fn file_limit() -> io::Result<libc::rlimit> {
     Ok(limit)
 }
 
+/// What the kernel says of its wall clock.
+#[derive(Clone, Copy, Debug)]
+pub struct ClockState {
+    /// Whether a time service keeps it in step.
+    pub synchronised: bool,
+    /// The most it may be wrong by.
+    pub max_error: Duration,
+}
+
+/// Asks the kernel, and changes nothing; `None` where that is not allowed.
+pub fn clock_state() -> Option<ClockState> {
+    let mut state = std::mem::MaybeUninit::<libc::timex>::zeroed();
+    // SAFETY: `state` is valid memory of the right type that outlives the call; all zeroes is a valid timex and, with no
+    // mode set, asks for a reading.
+    let answer = unsafe { libc::adjtimex(state.as_mut_ptr()) };
+    // SAFETY: zeroed above, and every bit pattern is a valid timex: it holds integers only.
+    let state = unsafe { state.assume_init() };
+    (answer >= 0).then(|| ClockState {
+        synchronised: answer != libc::TIME_ERROR && state.status & libc::STA_UNSYNC == 0,
+        max_error: Duration::from_micros(u64::try_from(state.maxerror).unwrap_or_default()),
+    })
+}
+
+/// Bytes that we may still write below this folder.
+///
+/// # Errors
+/// What the system said; a path with a zero byte is `InvalidInput`.
+pub fn free_bytes(folder: &Path) -> io::Result<u64> {
+    let path = std::ffi::CString::new(folder.as_os_str().as_bytes())?;
+    let mut stats = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: `path` ends with a zero byte and `stats` is memory of the right type; both outlive the call.
+    if unsafe { libc::statvfs(path.as_ptr(), stats.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: zeroed above and filled in by the call; it holds integers only.
+    let stats = unsafe { stats.assume_init() };
+    Ok(stats.f_bavail.saturating_mul(stats.f_frsize))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,5 +213,15 @@ mod tests {
         let (_, limit) = raise_file_limit().expect("raised");
         assert_eq!(limit, file_limit().expect("known").rlim_max);
         assert_eq!(raise_file_limit().expect("again"), (limit, limit));
+    }
+
+    #[test]
+    fn the_clock_and_the_disk_are_known() {
+        assert!(clock_state().is_none_or(|state| state.max_error < Duration::from_secs(1 << 20)));
+        assert!(free_bytes(Path::new("/")).expect("a disk") > 0);
+        assert_eq!(
+            free_bytes(Path::new("/nowhere/at/all")).expect_err("nothing there").kind(),
+            io::ErrorKind::NotFound
+        );
     }
 }

@@ -26,7 +26,7 @@ use crate::engine::queue::Control;
 use crate::engine::worker::Eviction;
 use crate::engine::{FrameKey, Transport, Worker};
 use crate::model::heartbeat::Heartbeat;
-use crate::model::{BrokerId, Brokers, Format, InstrumentRef, Level, Mode, SessionId, SharedLevel};
+use crate::model::{BrokerId, Brokers, Format, InstrumentRef, Level, Mode, SessionId, SharedLevel, limited};
 use crate::policy::{admission, diagnosis::Tcp};
 use crate::registry::Registry;
 use crate::shards::{Interest, ShardIndex, Shards};
@@ -220,7 +220,7 @@ impl Sessions {
         let transport = match Transport::plain(new.tcp) {
             Ok(transport) => Rc::new(transport),
             Err(error) => {
-                tracing::warn!(%error, "a client's socket could not be taken over");
+                limited!(warn, 1, %error, "a client's socket could not be taken over");
                 return;
             }
         };
@@ -279,11 +279,13 @@ impl Sessions {
         state.waiting.clear();
         drop(state);
         self.metrics.closed(reason);
-        tracing::debug!(session = %session.id, reason = reason.label(), subscriptions = held.len(), "session ended");
         let shards: HashMap<_, _> = held.iter().map(|s| (s.key.stream(), self.shard_of(s))).collect();
         self.worker.goodbye(session.id, close_frame, |key| {
             self.unwanted(shards[&key.stream()], key);
         });
+        let (ticks, merged, bytes) = self.worker.written(session.id);
+        let (reason_label, age, subscriptions) = (reason.label(), session.accepted_at.elapsed(), held.len());
+        tracing::debug!(session = ?session.id, reason = reason_label, ?age, subscriptions, ticks, merged, bytes, "session ended");
         match phase {
             Phase::Live { identity, member } => {
                 self.metrics.live[session.format as usize].decrement(1.0);

@@ -18,7 +18,8 @@ use tickcast::shards::key::FaultCode;
 use tickcast::wire::command::Command as ClientCommand;
 use tickcast::zmtp::parser;
 
-const PEPPER: &str = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
+/// OpenAlgo's pepper in the tests' key stores.
+pub const PEPPER: &str = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
 const SCHEMA: &str = "
 CREATE TABLE api_keys (id INTEGER PRIMARY KEY, user_id VARCHAR NOT NULL UNIQUE, api_key_hash TEXT NOT NULL);
 CREATE TABLE auth (id INTEGER PRIMARY KEY, name VARCHAR(255) NOT NULL UNIQUE, broker VARCHAR(20) NOT NULL, is_revoked BOOLEAN);
@@ -72,9 +73,14 @@ impl Keys {
         self.db.execute(sql, []).expect("valid SQL");
     }
 
+    /// The database.
+    pub fn file(&self) -> String {
+        self.directory.join("openalgo.db").display().to_string()
+    }
+
     /// Makes a server use it.
     pub fn set(&self, settings: &mut Settings) {
-        settings.auth.store = KeyStoreSetting::OpenAlgo(self.directory.join("openalgo.db"));
+        settings.auth.store = KeyStoreSetting::OpenAlgo(self.file().into());
         settings.auth.pepper = Some(Secret(PEPPER.into()));
     }
 }

@@ -4,6 +4,7 @@ use super::{Actor, Phase, Stage};
 use crate::adapter::metrics::{CallOp, CallOutcome};
 use crate::adapter::supervisor::{LATE_CALLS_MAX, broker_fault};
 use crate::adapter::{CallError, Command};
+use crate::model::limited;
 use crate::shards::key::{Call, CallId, Fault, FaultCode, KeyName, Op};
 use std::sync::atomic::Ordering;
 use tokio::time::Instant;
@@ -66,7 +67,7 @@ impl Actor {
     pub(super) fn take_answer(&mut self, call: CallId, outcome: Result<Option<u32>, CallError>, now: Instant) {
         let Some(p) = self.pending.remove(&call) else {
             if let (Some((op, name)), Ok(depth)) = (self.late.remove(&call), outcome) {
-                tracing::info!(user = self.user.0, key = ?name, op = op.label(), "late answer from the broker");
+                limited!(info, 10, user = self.user.0, key = ?name, op = op.label(), "late answer from the broker");
                 self.at_broker.done(&self.handle.signs, op, &name);
                 self.owner.late_success(self.user, &name, call, op, depth);
             }
