@@ -285,7 +285,7 @@ impl Sessions {
         });
         let (ticks, merged, bytes) = self.worker.written(session.id);
         let (reason_label, age, subscriptions) = (reason.label(), session.accepted_at.elapsed(), held.len());
-        tracing::debug!(session = ?session.id, reason = reason_label, ?age, subscriptions, ticks, merged, bytes, "session ended");
+        tracing::debug!(session = %session.id, reason = reason_label, ?age, subscriptions, ticks, merged, bytes, "session ended");
         match phase {
             Phase::Live { identity, member } => {
                 self.metrics.live[session.format as usize].decrement(1.0);
