@@ -35,8 +35,8 @@ impl Config {
         Config {
             parser: ParserConfig::sub(),
             handshake: crate::limits::BUS_HANDSHAKE,
-            ping_after: Duration::from_secs(10),
-            silence_max: Duration::from_secs(20),
+            ping_after: crate::limits::BUS_PING_AFTER,
+            silence_max: crate::limits::BUS_PING_TIMEOUT,
         }
     }
 
@@ -318,7 +318,7 @@ mod tests {
         let mut sink = Collect::default();
         let end = link.run(&mut sink).await;
         assert!(matches!(end, LinkEnd::Silent), "{end}");
-        assert_eq!(started.elapsed(), Duration::from_secs(30));
+        assert_eq!(started.elapsed(), Duration::from_secs(6));
         read_handshake(&mut theirs, b"\x04\x0a\x09SUBSCRIBE").await;
         let mut ping = [0; 9];
         theirs.read_exact(&mut ping).await.expect("a ping");

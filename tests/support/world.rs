@@ -14,7 +14,6 @@ use tickcast::adapter::{Adapter, AdapterFactory, CallError, Command, Io, Report,
 use tickcast::config::Settings;
 use tickcast::config::settings::{KeyStoreSetting, Secret};
 use tickcast::shards::key::FaultCode;
-use tickcast::zmtp::parser;
 
 const PEPPER: &str = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
 const SCHEMA: &str = "
@@ -174,7 +173,7 @@ impl Bound {
     pub fn accept(&self) -> Publisher {
         let (mut tcp, _) = self.listener.accept().expect("the server connects");
         tcp.set_read_timeout(Some(super::PATIENCE)).expect("a timeout");
-        tcp.write_all(&parser::greeting()).expect("sent");
+        tcp.write_all(&super::greeting_3_0()).expect("sent");
         let mut greeting = [0; 64];
         tcp.read_exact(&mut greeting).expect("a greeting");
         let mut ready = bytes::BytesMut::new();

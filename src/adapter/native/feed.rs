@@ -376,6 +376,7 @@ impl<B: Broker> Feed<B> {
         let (t_recv, input) = match said.what {
             What::Opened => (None, Input::Opened),
             What::Heard => (None, Input::Heard),
+            What::Pong => (None, Input::Pong),
             What::Lost(reason) => (None, Input::Lost(self.rows[row].scrub(reason))),
             What::Refused { status, text } => {
                 let text = self.rows[row].scrub(text);
