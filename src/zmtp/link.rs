@@ -40,9 +40,15 @@ impl Config {
         }
     }
 
-    /// ROUTER with the bounds of the control channel.
+    /// ROUTER with the bounds of the control channel. Whether an adapter process lives its heartbeats say; a connection that comes
+    /// back is kept, so that nobody has to connect again.
     pub const fn router() -> Self {
-        Config { parser: ParserConfig::router(), ..Config::sub() }
+        Config {
+            parser: ParserConfig::router(),
+            ping_after: Duration::from_secs(10),
+            silence_max: Duration::from_secs(20),
+            ..Config::sub()
+        }
     }
 }
 

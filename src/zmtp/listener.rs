@@ -170,8 +170,7 @@ impl Listener {
 /// The kernel refuses an option.
 pub fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let keepalive =
-        TcpKeepalive::new().with_time(BUS_PING_AFTER).with_interval(Duration::from_secs(1)).with_retries(4);
+    let keepalive = TcpKeepalive::new().with_time(BUS_PING_AFTER).with_interval(Duration::from_secs(1)).with_retries(4);
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 

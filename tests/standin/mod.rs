@@ -75,7 +75,12 @@ pub struct StandIn<H: House> {
 
 impl<H: House> StandIn<H> {
     pub fn start(house: H) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        Self::start_at(house, "127.0.0.1:0".parse().expect("an address"))
+    }
+
+    /// At an address that is free.
+    pub fn start_at(house: H, at: SocketAddr) -> Self {
+        let listener = TcpListener::bind(at).expect("a port");
         let at = listener.local_addr().expect("bound");
         let shared = Arc::new(Shared {
             state: Mutex::new(State { house, clients: HashMap::new(), log: Vec::new() }),

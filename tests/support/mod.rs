@@ -5,6 +5,7 @@
 
 pub mod dealer;
 pub mod packed;
+pub mod path;
 pub mod process;
 pub mod world;
 
