@@ -327,6 +327,22 @@ fn a_ping_is_sent_in_a_quiet_market_and_its_answer_is_no_tick() {
 }
 
 #[test]
+fn a_broker_that_falls_silent_without_hanging_up_is_left_and_asked_again() {
+    let world = World::new("silent");
+    let mut client = world.server.client();
+    client.subscribe(&["RELIANCE"], 1);
+    world.angel.await_units(&[(1, 1, "2885")]);
+    world.angel.set_silent(true);
+    world.angel.await_house("a new connection", |_| world_opened(&world) > 1);
+    world.angel.set_silent(false);
+    let asked = |angel: &mut Angel| angel.newest().is_some_and(|held| held.contains(&(1, 1, "2885".to_owned())));
+    world.angel.await_house("what is wanted", asked);
+    world.angel.tick(&ltp_packet(100));
+    assert_eq!(client.tick()["data"]["ltp"], 1.0);
+    assert!(world.server.metric("tickcast_native_connects_total", &["\"lost\""]) >= 1.0);
+}
+
+#[test]
 fn when_the_last_client_has_gone_the_connection_ends_and_nothing_is_left() {
     let world = World::new("linger");
     let mut client = world.server.client();

@@ -309,3 +309,20 @@ fn a_heartbeat_is_sent_in_a_quiet_market_and_its_answer_is_no_tick() {
     assert_eq!(client.tick()["data"]["ltp"], 100.0);
     assert_eq!((world.noren.opened(), world.server.metric("tickcast_native_damaged_total", &[])), (1, 0.0));
 }
+
+#[test]
+fn a_broker_that_falls_silent_without_hanging_up_is_left_and_asked_again() {
+    let world = World::new("silent");
+    world.noren.change("NSE|2885", json!({"lp": "99.00"}));
+    let mut client = world.server.client();
+    client.subscribe(&["RELIANCE"], 2);
+    world.noren.await_scrips(&["NSE|2885"], &[]);
+    world.noren.set_silent(true);
+    world.noren.await_house("a login in vain", |noren| noren.logins > 1);
+    world.noren.set_silent(false);
+    world.noren.hang_up();
+    world.noren.await_scrips(&["NSE|2885"], &[]);
+    world.noren.change("NSE|2885", json!({"lp": "100.00"}));
+    assert_eq!(client.json_where(|v| v["data"]["ltp"] == 100.0)["mode"], 2);
+    assert!(world.server.metric("tickcast_native_connects_total", &["\"lost\""]) >= 1.0);
+}
