@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds="${1:-60}"
 targets=("${@:2}")
-((${#targets[@]})) || targets=(zmtp bus_frames payload client_frames command msgpack_reader control kite angel noren)
+((${#targets[@]})) || targets=(zmtp bus_frames payload client_frames command msgpack_reader control kite angel noren broker_texts)
 cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
 export RUSTC_BOOTSTRAP=1
 for target in "${targets[@]}"; do

@@ -229,6 +229,7 @@ impl<B: Broker> Feed<B> {
         if self.stage != Stage::Over {
             self.stage = Stage::Up;
         }
+        self.hear_orders();
         let Account { broker, user, .. } = &*self.account;
         tracing::info!(broker, user, connection = row, "broker connection is up");
     }
