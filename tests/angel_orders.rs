@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use standin::StandIn;
 use standin::angel::{Angel, quote};
 use standin::angel_orders::AngelOrders;
+use std::time::Duration;
 use support::{Client, Server};
 
 const JWT: &str = "jwt-of-today-1234";
@@ -29,6 +30,7 @@ impl World {
         let world_of = |settings: &mut tickcast::config::Settings| {
             let broker = settings.brokers.get_mut("bus").expect("the account's");
             broker.order_url = Some(orders.url());
+            settings.adapters.linger = Duration::from_millis(100);
         };
         let server = account.server("angel", ticks.url(), &SYMBOLS, world_of);
         let world = World { ticks, orders, server, account };
