@@ -183,6 +183,23 @@ fn a_killed_broker_is_subscribed_to_anew_when_another_process_takes_its_place() 
 }
 
 #[test]
+fn a_stopped_server_goes_on_where_it_was_and_takes_nobody_for_dead() {
+    let mut feed = kite_feed("stop-server");
+    let held = |feed: &Feed<Kite>| newest_is_right(&feed.broker) && feed.broker.seen().held.len() == 1;
+    feed.server.await_that("everything is held", || held(&feed));
+    ticks_resume(&mut feed.client, Instant::now(), |price| feed.broker.price(SBIN, price));
+    let fds = feed.server.process.fds();
+    feed.server.process.signal("STOP");
+    rest(Duration::from_secs(7));
+    let since = Instant::now();
+    feed.server.process.signal("CONT");
+    ticks_resume(&mut feed.client, since, |price| feed.broker.price(SBIN, price));
+    assert!(held(&feed));
+    assert_eq!(feed.connects(), 1.0);
+    nothing_is_left(&feed.server, fds);
+}
+
+#[test]
 fn a_killed_server_has_its_ports_and_all_who_feed_it_back_when_it_is_started_again() {
     let (folder, kite) = (Folder::new("kill-server"), Kite::start(KEY, TOKEN));
     let (config, key) = settings_of(&folder, "zerodha", &kite.url, &kite_credentials(), KITE_SYMBOLS);

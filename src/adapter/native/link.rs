@@ -24,6 +24,8 @@ const QUICK: Duration = Duration::from_secs(120);
 const PROBE: Duration = Duration::from_millis(2500);
 /// One that answers pings has this long to do so.
 const ANSWER: Duration = Duration::from_millis(2500);
+/// Woken later than this we were stalled ourselves, and what came meanwhile is still to be read.
+const LATE: Duration = Duration::from_millis(500);
 /// Refused credentials are looked at this often to see whether they have changed.
 const LOOK: Duration = Duration::from_secs(5);
 /// As [`LOOK`], after too many refusals: even new credentials are tried no more often.
@@ -230,7 +232,14 @@ impl Link {
     }
 
     fn timer(&mut self, now: Instant, chance: f64) -> Vec<Action> {
+        let is_late = self.wake_at().is_some_and(|due| due + LATE < now);
         match &mut self.state {
+            State::Live { heard, probe, .. } if is_late => {
+                let patience = self.limits.silence.saturating_sub(ANSWER);
+                *heard = (*heard).max(now.checked_sub(patience).unwrap_or(now));
+                (probe.at, probe.asked) = (now + ANSWER, true);
+                vec![Action::Probe]
+            }
             State::Waiting { until } if *until <= now => self.read(),
             State::Opening { until, .. } if *until <= now => self.lost("no answer to the connect".into(), now, chance),
             State::LoggingIn { until, .. } if *until <= now => self.lost("no answer to the login".into(), now, chance),

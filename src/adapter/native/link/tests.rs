@@ -153,6 +153,21 @@ fn a_broker_that_answers_pings_is_dead_five_seconds_after_its_last_word_when_it_
 }
 
 #[test]
+fn who_was_stalled_itself_takes_nobody_for_dead_before_it_has_asked_again() {
+    let mut world = World::new(LIMITS);
+    world.live();
+    assert_eq!(world.on(Input::Pong), []);
+    world.now += Duration::from_secs(60);
+    assert_eq!(world.on(Input::Timer), [Probe]);
+    assert_eq!(world.on(Input::Pong), []);
+    assert_eq!(world.on(Input::Heard), []);
+    world.now += Duration::from_secs(60);
+    assert_eq!(world.on(Input::Timer), [Probe]);
+    let (slept, woken) = world.sleep();
+    assert_eq!((slept, &woken[0]), (ANSWER, &Close));
+}
+
+#[test]
 fn pongs_alone_keep_no_feed_alive() {
     let mut world = World::new(LIMITS);
     world.live();
