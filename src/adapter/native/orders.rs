@@ -13,7 +13,7 @@ use crate::model::Micros;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 /// Messages on their way from the socket, counted.
@@ -34,8 +34,18 @@ pub(super) async fn run<B: Broker>(
 ) {
     let (said, mut words) = mpsc::channel(SAID_MAX);
     let link = Link::new(broker.limits(), None);
-    let mut stream =
-        Stream { broker, account, url, tls, link, credentials: Credentials::default(), life: 0, socket: None, said };
+    let mut stream = Stream {
+        broker,
+        account,
+        url,
+        tls,
+        link,
+        credentials: Credentials::default(),
+        life: 0,
+        out: None,
+        socket: JoinSet::new(),
+        said,
+    };
     stream.tell(Input::Start).await;
     loop {
         let wake = stream.link.wake_at().map(Instant::from_std);
@@ -53,10 +63,10 @@ pub(super) async fn run<B: Broker>(
             () = timer => stream.tell(Input::Timer).await,
         }
     }
-    if let Some((out, socket)) = stream.socket.take() {
+    if stream.link.is_up() {
         // Its queue closes, which is how a socket is told; nobody hears what it still says.
-        drop((out, words));
-        let _it_has_ended = socket.await;
+        drop((stream.out.take(), words));
+        stream.socket.join_next().await;
     }
 }
 
@@ -70,7 +80,9 @@ struct Stream<B> {
     credentials: Credentials,
     /// Counts its sockets; what an older one says is ignored.
     life: u64,
-    socket: Option<(mpsc::Sender<Outgoing>, JoinHandle<()>)>,
+    out: Option<mpsc::Sender<Outgoing>>,
+    /// One at most; aborted when it is dropped.
+    socket: JoinSet<()>,
     said: mpsc::Sender<Said>,
 }
 
@@ -145,30 +157,27 @@ impl<B: Broker> Stream<B> {
         self.life += 1;
         let (out, queue) = mpsc::channel(OUT_MAX);
         let voice = Voice { row: 0, life: self.life, said: self.said.clone() };
-        self.socket = Some((out, tokio::spawn(socket::run(request, self.tls.clone(), queue, voice))));
+        self.socket.spawn(socket::run(request, self.tls.clone(), queue, voice));
+        self.out = Some(out);
         Ok(())
     }
 
     /// A socket that takes nothing will be found silent.
     fn send(&self, what: Option<Outgoing>) {
-        if let (Some((out, _)), Some(what)) = (&self.socket, what) {
+        if let (Some(out), Some(what)) = (&self.out, what) {
             let _ = out.try_send(what);
         }
     }
 
     fn close(&mut self) {
         self.life += 1;
-        if let Some((_, socket)) = self.socket.take() {
-            socket.abort();
-        }
+        self.out = None;
+        self.socket = JoinSet::new();
     }
 }
 
 impl<B> Drop for Stream<B> {
     fn drop(&mut self) {
         self.account.metrics.order_streams.decrement(f64::from(u8::from(self.link.is_up())));
-        if let Some((_, socket)) = self.socket.take() {
-            socket.abort();
-        }
     }
 }
