@@ -73,6 +73,10 @@ pub const TICK_PAYLOAD_BYTES_MAX: usize = 64 << 10;
 pub const PAYLOAD_DEPTH_MAX: usize = 32;
 /// Greeting and READY of a ZMTP peer.
 pub const BUS_HANDSHAKE: Duration = Duration::from_secs(3);
+/// A ZMTP peer that has sent nothing for this long is asked for a sign of life.
+pub const BUS_PING_AFTER: Duration = Duration::from_secs(2);
+/// It is dead when nothing comes for this long after that: a path that was cut need not tell anybody.
+pub const BUS_PING_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// One message on the control channel, bytes.
 pub const CONTROL_MESSAGE_BYTES_MAX: usize = 16 << 10;

@@ -42,6 +42,7 @@ impl World {
         account.credentials(&credentials(JWT, FEED));
         let server = account.server("angel", angel.url(), symbols, |settings| {
             settings.limits.subscriptions_per_client = 10_000;
+            settings.adapters.linger = std::time::Duration::from_millis(100);
         });
         World { angel, server, account }
     }
@@ -59,11 +60,16 @@ fn subscribe(client: &mut Client, names: &[(&str, &str)], mode: u8) -> Value {
     client.request(json!({"action": "subscribe", "symbols": symbols, "mode": mode}))
 }
 
-/// A synthetic vector's bytes and what Angel's own library makes of them.
-fn vector(name: &str) -> (Vec<u8>, Value) {
+fn cases() -> Vec<Value> {
     let vectors: Value =
         serde_json::from_str(include_str!("vectors/broker-feeds/angel/angel_synthetic.json")).expect("JSON");
-    let case = vectors["cases"].as_array().expect("cases").iter().find(|case| case["name"] == name).expect(name);
+    vectors["cases"].as_array().expect("cases").clone()
+}
+
+/// A synthetic vector's bytes and what Angel's own library makes of them.
+fn vector(name: &str) -> (Vec<u8>, Value) {
+    let cases = cases();
+    let case = cases.iter().find(|case| case["name"] == name).expect(name);
     let hex = case["frame_hex"].as_str().expect("a packet");
     let bytes = (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex")).collect();
     (bytes, case["expected"]["tick"].clone())
@@ -82,7 +88,7 @@ fn vector_prices_reach_clients_in_json_and_integers_in_messagepack() {
     let names: Vec<_> = SYMBOLS.iter().map(|(symbol, exchange, ..)| (*symbol, *exchange)).collect();
     let (mut json_client, mut packed) = (world.server.client(), packed_client(&world.server));
     subscribe(&mut json_client, &names, 3);
-    let scales = packed_subscribe(&mut packed, &names);
+    let scales = packed_subscribe(&mut packed, &names, 3);
     world.angel.await_units(&[
         (3, 1, "2885"),
         (3, 3, "2885"),
@@ -123,17 +129,49 @@ fn vector_prices_reach_clients_in_json_and_integers_in_messagepack() {
     }
 }
 
+#[test]
+fn every_packet_of_each_mode_gives_its_price_in_json_and_messagepack() {
+    let mut compared = [0; 3];
+    for mode in 1..=3_u8 {
+        let world = World::new(&format!("every-{mode}"));
+        let names: Vec<_> = SYMBOLS.iter().map(|(symbol, exchange, ..)| (*symbol, *exchange)).collect();
+        let (mut json_client, mut packed) = (world.server.client(), packed_client(&world.server));
+        subscribe(&mut json_client, &names, mode);
+        let scales = packed_subscribe(&mut packed, &names, mode);
+        world.angel.await_house("all of them", |angel| angel.units().len() == SYMBOLS.len());
+        for case in cases() {
+            let (name, tick) = (case["name"].as_str().expect("a name"), &case["expected"]["tick"]);
+            let (Some(raw), Some(exchange)) = (tick["last_traded_price"].as_i64(), tick["exchange_type"].as_u64())
+            else {
+                continue;
+            };
+            // Packets of other modes and instruments go to nobody here.
+            if tick["subscription_mode"] != mode || world.angel.tick(&vector(name).0) == 0 {
+                continue;
+            }
+            let divisor = if exchange == 13 { 1e7 } else { 100.0 };
+            assert_eq!(json_client.tick()["data"]["ltp"], json!(raw as f64 / divisor), "{name}");
+            let packed = packed_tick(&mut packed);
+            let scale = scales.iter().find(|(id, _)| *id == packed[0]).expect("acknowledged").1;
+            let exact = (raw as f64 / divisor * 10_f64.powi(scale as i32)).round();
+            assert_eq!(packed[5].as_f64(), Some(exact), "{name}");
+            compared[usize::from(mode) - 1] += 1;
+        }
+    }
+    assert_eq!(compared, [9, 6, 9]);
+}
+
 fn packed_client(server: &Server) -> Client {
     let (mut client, _) = Client::connect_to(server.ws, "/", "Sec-WebSocket-Protocol: tickcast.v1.msgpack\r\n");
     client.send(json!({"action": "authenticate", "api_key": "demo-key"}));
     client
 }
 
-/// Subscribes in depth; (id, scale) of each entry.
-fn packed_subscribe(client: &mut Client, names: &[(&str, &str)]) -> Vec<(Value, u64)> {
+/// (id, scale) of each entry.
+fn packed_subscribe(client: &mut Client, names: &[(&str, &str)], mode: u8) -> Vec<(Value, u64)> {
     let symbols: Vec<_> =
         names.iter().map(|(symbol, exchange)| json!({"symbol": symbol, "exchange": exchange})).collect();
-    client.send(json!({"action": "subscribe", "symbols": symbols, "mode": 3}));
+    client.send(json!({"action": "subscribe", "symbols": symbols, "mode": mode}));
     loop {
         let frame = packed(client);
         if let Some(entries) = frame[1]["subscriptions"].as_array() {
@@ -324,6 +362,22 @@ fn a_ping_is_sent_in_a_quiet_market_and_its_answer_is_no_tick() {
     world.angel.tick(&ltp_packet(100));
     assert_eq!(client.tick()["data"]["ltp"], 1.0);
     assert_eq!((world.angel.opened(), world.server.metric("tickcast_native_damaged_total", &[])), (1, 0.0));
+}
+
+#[test]
+fn a_broker_that_falls_silent_without_hanging_up_is_left_and_asked_again() {
+    let world = World::new("silent");
+    let mut client = world.server.client();
+    client.subscribe(&["RELIANCE"], 1);
+    world.angel.await_units(&[(1, 1, "2885")]);
+    world.angel.set_silent(true);
+    world.angel.await_house("a new connection", |_| world_opened(&world) > 1);
+    world.angel.set_silent(false);
+    let asked = |angel: &mut Angel| angel.newest().is_some_and(|held| held.contains(&(1, 1, "2885".to_owned())));
+    world.angel.await_house("what is wanted", asked);
+    world.angel.tick(&ltp_packet(100));
+    assert_eq!(client.tick()["data"]["ltp"], 1.0);
+    assert!(world.server.metric("tickcast_native_connects_total", &["\"lost\""]) >= 1.0);
 }
 
 #[test]

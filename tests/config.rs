@@ -444,6 +444,10 @@ fn a_native_broker_says_what_it_lacks_and_never_shows_a_secret() {
     let with = |more: &str| section(&format!("{base}{more}"));
     one_mistake(&with("credentials = \"my-secret-token\""), &["t.toml:5", "(not shown)", "file:/path"]);
     one_mistake(&with("credentials = \"file:x\"\nurl = \"http://h\""), &["t.toml:6", "brokers.zerodha.url", "wss://"]);
+    one_mistake(
+        &with("credentials = \"file:x\"\norder_url = \"ws://h\""),
+        &["t.toml:6", "zerodha sends order updates with its ticks"],
+    );
     one_mistake(&with("credentials = \"file:x\"\nconnections = 4"), &["t.toml:6", "connections = 4", "at most 3"]);
     one_mistake(
         &with("credentials = \"file:x\"\nconections = 1"),

@@ -309,3 +309,37 @@ fn a_heartbeat_is_sent_in_a_quiet_market_and_its_answer_is_no_tick() {
     assert_eq!(client.tick()["data"]["ltp"], 100.0);
     assert_eq!((world.noren.opened(), world.server.metric("tickcast_native_damaged_total", &[])), (1, 0.0));
 }
+
+#[test]
+fn a_broker_that_falls_silent_without_hanging_up_is_left_and_asked_again() {
+    let world = World::new("silent");
+    world.noren.change("NSE|2885", json!({"lp": "99.00"}));
+    let mut client = world.server.client();
+    client.subscribe(&["RELIANCE"], 2);
+    world.noren.await_scrips(&["NSE|2885"], &[]);
+    world.noren.set_silent(true);
+    world.noren.await_house("a login in vain", |noren| noren.logins > 1);
+    world.noren.set_silent(false);
+    world.noren.hang_up();
+    world.noren.await_scrips(&["NSE|2885"], &[]);
+    world.noren.change("NSE|2885", json!({"lp": "100.00"}));
+    assert_eq!(client.json_where(|v| v["data"]["ltp"] == 100.0)["mode"], 2);
+    assert!(world.server.metric("tickcast_native_connects_total", &["\"lost\""]) >= 1.0);
+}
+
+#[test]
+fn one_instrument_more_than_the_account_may_have_is_refused_by_name_and_fits_once_another_has_gone() {
+    let world = World::with("flattrade", OAUTH, "quota", |settings| {
+        settings.brokers.get_mut("bus").expect("the account's").symbols_per_connection = Some(2);
+    });
+    let mut client = world.server.client();
+    subscribe(&mut client, "RELIANCE", "NSE", 2);
+    subscribe(&mut client, "NIFTY28OCT25FUT", "NFO", 3);
+    let one_more = json!({"action": "subscribe", "symbols": [{"symbol": "NTPC", "exchange": "NSE"}], "mode": 2});
+    let entry = &client.request(one_more.clone())["subscriptions"][0];
+    assert_eq!((&entry["status"], &entry["code"]), (&json!("error"), &json!("MAX_CAPACITY_REACHED")), "{entry}");
+    world.noren.await_scrips(&["NSE|2885"], &["NFO|35001"]);
+    client.request(json!({"action": "unsubscribe", "symbol": "RELIANCE", "exchange": "NSE", "mode": 2}));
+    assert_eq!(client.request(one_more)["subscriptions"][0]["status"], "success");
+    world.noren.await_scrips(&["NSE|11630"], &["NFO|35001"]);
+}

@@ -26,6 +26,8 @@ pub struct NativeKind {
     pub name: &'static str,
     /// Where the broker is, unless the settings say otherwise.
     pub url: &'static str,
+    /// Where order updates come from, if not from there.
+    pub order_url: Option<&'static str>,
     /// What its credentials must hold.
     pub credentials: &'static [&'static str],
     /// Whose instrument files it reads.
@@ -41,6 +43,7 @@ impl NativeKind {
         NativeKind {
             name,
             url: B::URL,
+            order_url: B::ORDER_URL,
             credentials: B::CREDENTIALS,
             dialect: B::DIALECT,
             limits: limits::<B>,

@@ -10,7 +10,7 @@ use crate::adapter::native::feed::{Account, Wiring};
 use crate::adapter::native::metrics::NativeMetrics;
 use crate::adapter::{Adapter, AdapterFactory};
 use crate::config::Settings;
-use crate::config::settings::AdapterKind;
+use crate::config::settings::{AdapterKind, Broker};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -42,6 +42,7 @@ impl Kinds {
                     broker: name.clone(),
                     user: user.clone(),
                     url: broker.url.clone().unwrap_or_else(|| kind.url.to_owned()),
+                    order_url: order_url(broker, kind),
                     // The settings are checked; without credentials every connect fails and says so.
                     credentials: broker
                         .credentials
@@ -61,6 +62,12 @@ impl Kinds {
         let others = settings.brokers.iter().map(|(name, broker)| (name.clone(), broker.kind)).collect();
         Kinds { accounts, wiring, others, default: settings.adapters.default, channel }
     }
+}
+
+/// A stand-in for the broker has no order updates unless the settings say where.
+fn order_url(broker: &Broker, kind: &NativeKind) -> Option<String> {
+    let own = || kind.order_url.filter(|_| broker.url.is_none()).map(str::to_owned);
+    broker.order_url.clone().or_else(own)
 }
 
 impl AdapterFactory for Kinds {

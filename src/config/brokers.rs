@@ -27,7 +27,7 @@ pub(super) struct BrokerKey {
 pub(super) const USER_MARK: &str = "{user}";
 
 /// Every key of `[brokers.NAME]`; all but the first are for native kinds.
-pub(super) const BROKER_KEYS: [BrokerKey; 7] = [
+pub(super) const BROKER_KEYS: [BrokerKey; 8] = [
     BrokerKey {
         name: "kind",
         shape: "a kind",
@@ -66,6 +66,13 @@ pub(super) const BROKER_KEYS: [BrokerKey; 7] = [
         doc: "Native: where the broker is, if not at its own address.",
         set: |broker, raw| url(raw).map(|url| broker.url = Some(url)),
         print: |broker| broker.url.as_deref().map(quote),
+    },
+    BrokerKey {
+        name: "order_url",
+        shape: "`ws://…` or `wss://…`",
+        doc: "Native, `angel`: where order updates come from, if not at its own address. With `url` but without this there are none.",
+        set: |broker, raw| url(raw).map(|url| broker.order_url = Some(url)),
+        print: |broker| broker.order_url.as_deref().map(quote),
     },
     BrokerKey {
         name: "symbols_per_connection",
@@ -252,6 +259,10 @@ fn native(name: &str, broker: &Broker, kind: &NativeKind, note: &mut impl FnMut(
             );
         }
         Some(CredentialsFrom::File(_)) => {}
+    }
+    if broker.order_url.is_some() && kind.order_url.is_none() {
+        let message = format!("brokers.{name}.order_url: {} sends order updates with its ticks", kind.name);
+        note("order_url", message);
     }
     let limits = (kind.limits)();
     for (key, set, limit) in [

@@ -207,6 +207,8 @@ pub struct Broker {
     pub symbols: Vec<PathBuf>,
     /// Where the broker is, if not at its own address.
     pub url: Option<String>,
+    /// Where order updates come from, of brokers with a socket of its own for them.
+    pub order_url: Option<String>,
     /// Instruments of one connection; unset = the broker's limit.
     pub symbols_per_connection: Option<usize>,
     /// Connections of one account; unset = the broker's limit.
@@ -221,6 +223,7 @@ impl Default for Broker {
             credentials: None,
             symbols: Vec::new(),
             url: None,
+            order_url: None,
             symbols_per_connection: None,
             connections: None,
         }

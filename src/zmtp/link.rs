@@ -16,6 +16,9 @@ use tokio::time::{Instant, timeout};
 /// Answers (PONGs) that a peer may leave unread, bytes.
 const ANSWERS_BYTES_MAX: usize = 64 * 1024;
 
+/// Woken later than this we were stalled ourselves, and what the peer sent meanwhile is still to be read.
+const LATE: Duration = Duration::from_millis(500);
+
 /// Bounds and periods of one connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -35,14 +38,20 @@ impl Config {
         Config {
             parser: ParserConfig::sub(),
             handshake: crate::limits::BUS_HANDSHAKE,
-            ping_after: Duration::from_secs(10),
-            silence_max: Duration::from_secs(20),
+            ping_after: crate::limits::BUS_PING_AFTER,
+            silence_max: crate::limits::BUS_PING_TIMEOUT,
         }
     }
 
-    /// ROUTER with the bounds of the control channel.
+    /// ROUTER with the bounds of the control channel. Whether an adapter process lives its heartbeats say; a connection that comes
+    /// back is kept, so that nobody has to connect again.
     pub const fn router() -> Self {
-        Config { parser: ParserConfig::router(), ..Config::sub() }
+        Config {
+            parser: ParserConfig::router(),
+            ping_after: Duration::from_secs(10),
+            silence_max: Duration::from_secs(20),
+            ..Config::sub()
+        }
     }
 }
 
@@ -231,11 +240,11 @@ where
                     }
                 }
                 () = due(life) => match life {
-                    Life::Heard { .. } => {
+                    Life::Asked { dead_at } if dead_at.elapsed() <= LATE => return LinkEnd::Silent,
+                    Life::Heard { .. } | Life::Asked { .. } | Life::Unknown => {
                         parser::ping(&mut self.answers);
                         life = Life::Asked { dead_at: Instant::now() + self.config.silence_max };
                     }
-                    Life::Asked { .. } | Life::Unknown => return LinkEnd::Silent,
                 },
             }
         }
@@ -318,11 +327,27 @@ mod tests {
         let mut sink = Collect::default();
         let end = link.run(&mut sink).await;
         assert!(matches!(end, LinkEnd::Silent), "{end}");
-        assert_eq!(started.elapsed(), Duration::from_secs(30));
+        assert_eq!(started.elapsed(), Duration::from_secs(6));
         read_handshake(&mut theirs, b"\x04\x0a\x09SUBSCRIBE").await;
         let mut ping = [0; 9];
         theirs.read_exact(&mut ping).await.expect("a ping");
         assert_eq!(&ping, b"\x04\x07\x04PING\0\0");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_stalled_itself_asks_again_before_it_gives_a_peer_up() {
+        let (link, mut theirs) = shake(1).await;
+        let mut sink = Collect::default();
+        let mut run = std::pin::pin!(link.run(&mut sink));
+        assert!(timeout(Duration::from_secs(5), &mut run).await.is_err(), "it has asked");
+        // Nothing of ours runs for a minute, in which the answer comes.
+        read_handshake(&mut theirs, b"\x04\x0a\x09SUBSCRIBE").await;
+        tokio::time::advance(Duration::from_secs(60)).await;
+        theirs.write_all(b"\x04\x05\x04PONG").await.expect("room");
+        assert!(timeout(Duration::from_secs(5), &mut run).await.is_err(), "it lives");
+        let started = Instant::now();
+        let end = run.await;
+        assert!(matches!(end, LinkEnd::Silent) && started.elapsed() <= Duration::from_secs(6), "{end}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@
 //! Tests: `tests/bus_peers.rs`.
 
 use super::Endpoint;
+use crate::limits::BUS_PING_AFTER;
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use std::io::{self, ErrorKind};
 use std::net::ToSocketAddrs;
@@ -163,14 +164,13 @@ impl Listener {
     }
 }
 
-/// Keepalive finds dead peers of ZMTP 3.0, which know no PING: 10 s idle, then three probes 5 s apart.
+/// Keepalive finds dead peers of ZMTP 3.0, which know no PING, as fast as PING does others: 2 s idle, then four probes 1 s apart.
 ///
 /// # Errors
 /// The kernel refuses an option.
 pub fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let keepalive =
-        TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5)).with_retries(3);
+    let keepalive = TcpKeepalive::new().with_time(BUS_PING_AFTER).with_interval(Duration::from_secs(1)).with_retries(4);
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 

@@ -3,6 +3,7 @@
 use crate::python::Script;
 use crate::standin::StandIn;
 use crate::standin::angel::Angel;
+use crate::standin::angel_orders::{AngelOrders, update};
 use serde_json::{Value, json};
 
 const JWT: &str = "jwt-of-the-day-1234";
@@ -57,4 +58,27 @@ fn angel_s_own_library_is_refused_by_our_stand_in_as_by_angel() {
     let error = library.event("error");
     assert_eq!(error["kind"], "Max retry attempt reached", "{error}");
     assert_eq!(angel.with(|angel| angel.refused), 1);
+}
+
+#[test]
+fn angel_s_own_library_takes_our_stand_in_for_its_server_of_order_updates() {
+    let server = StandIn::start(AngelOrders::new(JWT));
+    let library = |jwt: &str| {
+        let bearer = format!("Bearer {jwt}");
+        let args = ["--url", &server.url(), "--jwt", &bearer, "--feed-token", FEED, "--orders"];
+        Script::start("angel.py", &args)
+    };
+    let mut right = library(JWT);
+    right.event("connected");
+    let message = |script: &mut Script| script.event("message")["message"].as_str().expect("text").to_owned();
+    let greeting: Value = serde_json::from_str(&message(&mut right)).expect("JSON");
+    assert_eq!(greeting["order-status"], "AB00");
+    let order = json!({"orderid": "1", "tradingsymbol": "SBIN-EQ", "filledshares": "4"});
+    assert_eq!(server.order("AB05", &order), 1);
+    assert_eq!(message(&mut right), update("AB05", &order));
+    right.finish();
+    let mut wrong = library("of-yesterday");
+    let error = wrong.event("error");
+    assert!(error["text"].as_str().is_some_and(|text| text.contains("401")), "{error}");
+    assert_eq!(server.with(|house| (house.accepted, house.refused)), (1, 1));
 }

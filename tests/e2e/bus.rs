@@ -1,8 +1,11 @@
 //! pyzmq publishers on either side of the connection, killed and back, on ipc, and two servers beside each other.
 
 use crate::process::{ANYWHERE, Folder, Running, Server, tickcast};
+use crate::publishers::within;
 use crate::python::{Generation, Publisher, Sdk, nse};
+use crate::support::Client;
 use serde_json::json;
+use std::time::{Duration, Instant};
 
 /// An SDK client that watches INFY.
 fn watcher(server: &Server) -> Sdk {
@@ -28,8 +31,8 @@ fn a_publisher_that_connects_is_heard_also_with_heartbeats() {
     assert_eq!(sdk.callback(1).1["ltp"], 1573.15);
     // libzmq drops a peer that does not answer its PING within 10 intervals; the connection must be the same later.
     let connects = server.metric("tickcast_bus_connects_total", &[]);
-    let later = std::time::Instant::now() + std::time::Duration::from_millis(800);
-    server.await_that("twice the heartbeat's patience has passed", || std::time::Instant::now() > later);
+    let later = Instant::now() + Duration::from_millis(800);
+    server.await_that("twice the heartbeat's patience has passed", || Instant::now() > later);
     publisher.ltp("INFY", 1574.0);
     assert_eq!(sdk.callback(1).1["ltp"], 1574.0);
     assert_eq!(server.metric("tickcast_bus_connects_total", &[]), connects, "the same connection");
@@ -77,6 +80,32 @@ fn a_publisher_killed_with_sigkill_costs_nothing_and_is_heard_again_when_it_is_b
         }
     }
     assert_eq!(server.metric("tickcast_bus_rejected_total", &[]), 0.0);
+}
+
+#[test]
+fn stopped_publishers_are_given_up_and_heard_again_within_three_seconds_when_they_go_on() {
+    let bound = Publisher::start("--bind", "tcp://127.0.0.1:0", &[]);
+    let server = Server::anywhere(&["--set", &format!("bus.connect={}", bound.endpoint)]);
+    let bind = server.bus.split(',').next().expect("a bound endpoint").to_owned();
+    let mut both = [bound, Publisher::start("--connect", &bind, &[])];
+    server.await_metric("tickcast_bus_peers", &[], 2.0);
+    let mut client = Client::connect(server.ws);
+    client.request(json!({"action": "authenticate", "api_key": "demo-key"}));
+    client.subscribe(&["S0", "S1"], 1);
+    let fds = server.process.fds();
+    both.iter().for_each(|publisher| publisher.script.process.signal("STOP"));
+    server.await_metric("tickcast_bus_rejected_total", &["zmtp_silent"], 2.0);
+    let since = Instant::now();
+    both.iter().for_each(|publisher| publisher.script.process.signal("CONT"));
+    for (n, publisher) in both.iter_mut().enumerate() {
+        let symbol = format!("S{n}");
+        within(Duration::from_secs(3), since, &symbol, || {
+            publisher.ltp(&symbol, 1573.15);
+            client.settled().iter().any(|tick| tick["symbol"] == symbol.as_str())
+        });
+    }
+    server.await_metric("tickcast_bus_peers", &[], 2.0);
+    server.await_that("the descriptors of before", || server.process.fds() <= fds);
 }
 
 #[test]

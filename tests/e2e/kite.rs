@@ -2,13 +2,13 @@
 //! from its feed through the program's native feed, price by price.
 
 use crate::kite_vectors;
+use crate::process::account::program_of;
 use crate::process::{Folder, PATIENCE, Server, run};
 use crate::python::Script;
 use crate::standin::kite::{Kite, packet, packets};
 use crate::zerodha::captured;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt;
 use tickcast::cli::client::{Client, Message, Target};
 use tickcast::wire::msgpack::{ServerFrame, read};
 
@@ -79,31 +79,6 @@ fn program(folder: &Folder, kite: &Kite) -> (Server, String) {
     let row = |token: u32, symbol: &str| format!("{token},{},{symbol},{symbol},0,,0,0.05,1,EQ,NSE,NSE\n", token >> 8);
     let symbols = head.to_owned() + &row(INFY, "INFY") + &row(884_737, "TATAMOTORS");
     program_of(folder, "zerodha", &kite.url, &format!("api_key={KEY}\naccess_token={TOKEN}\n"), &symbols)
-}
-
-/// The program with asha's account at a native broker, and asha's key; texts are those of the files.
-pub(crate) fn program_of(
-    folder: &Folder,
-    broker: &str,
-    url: &str,
-    credentials: &str,
-    symbols: &str,
-) -> (Server, String) {
-    let store = folder.path("keys.db");
-    let (code, stdout, stderr) = run(&["keys", "add", "--store", &store, "--user", "asha", "--broker", broker], &[]);
-    assert_eq!(code, 0, "{stderr}");
-    let credentials = folder.file(&format!("{broker}-asha"), credentials);
-    std::fs::set_permissions(&credentials, std::fs::Permissions::from_mode(0o600)).expect("ours");
-    let symbols = folder.file("instruments.csv", symbols);
-    let config = format!(
-        "[auth]\nstore = \"sqlite:{store}\"\n[brokers.{broker}]\nkind = \"{broker}\"\nusers = [\"asha\"]\nurl = \"{url}\"\n\
-         credentials = \"file:{}\"\nsymbols = [\"{}\"]\n",
-        folder.path(&format!("{broker}-{{user}}")),
-        symbols.display(),
-    );
-    let config = folder.file("tickcast.toml", &config);
-    let server = Server::anywhere(&["--config", config.to_str().expect("UTF-8")]);
-    (server, stdout.lines().last().expect("a key").to_owned())
 }
 
 async fn client(server: &Server, key: &str, subprotocol: Option<&str>) -> Client {

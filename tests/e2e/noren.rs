@@ -1,7 +1,8 @@
 //! Messages of Noren brokers, as their documents print them, through the program's native feed, price by price.
 
-use crate::kite::{client_of, json_tick, packed_prices, program_of};
+use crate::kite::{client_of, json_tick, packed_prices};
 use crate::process::Folder;
+use crate::process::account::program_of;
 use crate::standin::StandIn;
 use crate::standin::noren::Noren;
 use crate::zerodha::captured;

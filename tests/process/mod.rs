@@ -1,11 +1,13 @@
 //! The tickcast program as a child process: started on port 0, spoken to over its ports, ended by its handle.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod account;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -95,7 +97,7 @@ impl Running {
         self.child.id()
     }
 
-    pub fn stdin(&mut self) -> std::process::ChildStdin {
+    pub fn stdin(&mut self) -> ChildStdin {
         self.child.stdin.take().expect("piped, and taken once")
     }
 
@@ -144,6 +146,11 @@ impl Running {
         }
     }
 
+    /// Open file descriptors, counted.
+    pub fn fds(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.id())).expect("a living child").count()
+    }
+
     /// Sends the named signal, e.g. `TERM`.
     pub fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.child.id());
@@ -163,6 +170,25 @@ impl Drop for Running {
     }
 }
 
+/// What [`again`] tells the child.
+const WORDS: &str = "CHILD_WORDS";
+
+/// This test binary once more as a process of its own: only its ignored test `name`, which finds these words in [`words`]. It is
+/// to end with its stdin.
+pub fn again(name: &str, words: &[&str]) -> (Running, ChildStdin) {
+    let mut command = Command::new(std::env::current_exe().expect("this binary"));
+    command.args([name, "--ignored", "--nocapture"]).env(WORDS, words.join(" ")).stdin(Stdio::piped());
+    let mut child = Running::new(command);
+    let stdin = child.stdin();
+    (child, stdin)
+}
+
+/// What the child that we are was told.
+pub fn words() -> Vec<String> {
+    let words = std::env::var_os(WORDS).and_then(|words| words.into_string().ok()).expect("other tests start this");
+    words.split(' ').map(str::to_owned).collect()
+}
+
 /// A running server.
 pub struct Server {
     pub process: Running,
@@ -172,6 +198,8 @@ pub struct Server {
     pub admin: SocketAddr,
     /// The bus endpoints, joined by commas.
     pub bus: String,
+    /// The control channel.
+    pub control: String,
 }
 
 /// Every port picked by the kernel; ticks from the bus.
@@ -186,7 +214,14 @@ impl Server {
         let ready = process.line();
         let fields = ready_fields(&ready);
         let address = |name: &str| fields[name].parse().unwrap_or_else(|_| panic!("{name} in {ready}"));
-        Server { ws: address("ws"), admin: address("admin"), bus: fields["bus"].clone(), process, ready }
+        Server {
+            ws: address("ws"),
+            admin: address("admin"),
+            bus: fields["bus"].clone(),
+            control: fields["control"].clone(),
+            process,
+            ready,
+        }
     }
 
     /// On ports of the kernel's choice, with more arguments.

@@ -6,19 +6,17 @@
 #[path = "../../examples/register_publisher.rs"]
 mod example;
 
-use crate::process::{PATIENCE, Running};
+use crate::process::{self, PATIENCE, Running};
 use serde_json::Value;
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::ChildStdin;
 use std::time::{Duration, Instant};
 
 /// The ignored test that is a publisher; in a module of one file's.
 pub const CHILD: &str = "publisher_process";
-const WORDS: &str = "PUBLISHER_WORDS";
 
 /// What the child does: publishes until it is killed or its stdin ends.
 pub fn publish() {
-    let words = std::env::var_os(WORDS).and_then(|words| words.into_string().ok()).expect("other tests start this");
-    example::told(example::run(words.split(' ').map(str::to_owned).collect()));
+    example::told(example::run(process::words()));
 }
 
 /// A publisher process, perhaps not ready yet; killed when dropped.
@@ -30,11 +28,8 @@ pub struct Publisher {
 impl Publisher {
     /// Starts one with the words of the example.
     pub fn start(words: &[&str]) -> Self {
-        let mut command = Command::new(std::env::current_exe().expect("this binary"));
-        command.args([CHILD, "--ignored", "--nocapture"]).env(WORDS, words.join(" ")).stdin(Stdio::piped());
-        let mut process = Running::new(command);
-        let stdin = Some(process.stdin());
-        Publisher { process, stdin }
+        let (process, stdin) = process::again(CHILD, words);
+        Publisher { process, stdin: Some(stdin) }
     }
 
     /// Where it publishes, once it has registered.

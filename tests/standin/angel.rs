@@ -44,6 +44,11 @@ impl Angel {
         self.held.values().flatten().cloned().collect()
     }
 
+    /// What the newest connection holds.
+    pub fn newest(&self) -> Option<&BTreeSet<Unit>> {
+        self.held.keys().max().map(|newest| &self.held[newest])
+    }
+
     fn request(&mut self, client: u64, request: &Value) -> Option<Out> {
         let id = &request["correlationID"];
         let error = |code: &str, message: &str| {
@@ -118,6 +123,15 @@ impl House for Angel {
     fn gone(&mut self, client: u64) {
         self.held.remove(&client);
     }
+}
+
+/// A quote packet with this last price, in paise, and zeros.
+pub fn quote(exchange: u8, token: &str, paise: i64) -> Vec<u8> {
+    let mut packet = vec![0; 123];
+    packet[..2].copy_from_slice(&[2, exchange]);
+    packet[2..2 + token.len()].copy_from_slice(token.as_bytes());
+    packet[43..51].copy_from_slice(&paise.to_le_bytes());
+    packet
 }
 
 impl StandIn<Angel> {

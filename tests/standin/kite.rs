@@ -5,6 +5,7 @@
 use super::{House, Out, StandIn, Upgrade};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -95,8 +96,13 @@ pub struct Kite {
 impl Kite {
     /// On a free port, accepting these credentials.
     pub fn start(api_key: &str, access_token: &str) -> Self {
+        Self::start_at("127.0.0.1:0".parse().expect("an address"), api_key, access_token)
+    }
+
+    /// At an address that is free.
+    pub fn start_at(at: SocketAddr, api_key: &str, access_token: &str) -> Self {
         let valid = (api_key.to_owned(), access_token.to_owned());
-        let server = Arc::new(StandIn::start(Seen { valid, ..Seen::default() }));
+        let server = Arc::new(StandIn::start_at(Seen { valid, ..Seen::default() }, at));
         let (url, mute) = (format!("ws://{}", server.at), Arc::new(AtomicBool::new(false)));
         let (alive, ended) = mpsc::sync_channel::<()>(1);
         let (theirs, muted) = (Arc::clone(&server), Arc::clone(&mute));
@@ -108,6 +114,11 @@ impl Kite {
             }
         });
         Kite { url, server, mute, alive: Some(alive), beats: Some(beats) }
+    }
+
+    /// Where it listens.
+    pub fn at(&self) -> SocketAddr {
+        self.server.at
     }
 
     /// From now on only this token is good.

@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 pub mod angel;
+pub mod angel_orders;
 pub mod kite;
 pub mod noren;
 
@@ -41,6 +42,10 @@ pub enum Out {
 pub trait House: Send + 'static {
     /// Whether the upgrade is accepted, or else the status line and header lines of the answer.
     fn upgrade(&mut self, client: u64, upgrade: &Upgrade) -> Result<(), String>;
+    /// The upgrade was answered; what is said unasked.
+    fn opened(&mut self, _client: u64) -> Vec<Out> {
+        Vec::new()
+    }
     /// A text message; what is answered.
     fn text(&mut self, client: u64, text: &str) -> Vec<Out>;
     /// A connection is gone.
@@ -75,7 +80,12 @@ pub struct StandIn<H: House> {
 
 impl<H: House> StandIn<H> {
     pub fn start(house: H) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        Self::start_at(house, "127.0.0.1:0".parse().expect("an address"))
+    }
+
+    /// At an address that is free.
+    pub fn start_at(house: H, at: SocketAddr) -> Self {
+        let listener = TcpListener::bind(at).expect("a port");
         let at = listener.local_addr().expect("bound");
         let shared = Arc::new(Shared {
             state: Mutex::new(State { house, clients: HashMap::new(), log: Vec::new() }),
@@ -240,6 +250,8 @@ fn serve<H: House>(mut stream: TcpStream, client: u64, shared: &Shared<H>) {
             return;
         }
         state.clients.insert(client, stream.try_clone().expect("a descriptor"));
+        let State { house, clients, .. } = &mut *state;
+        house.opened(client).iter().for_each(|out| deliver(clients, client, out));
     }
     shared.changed.notify_all();
     converse(stream, client, shared);

@@ -5,6 +5,7 @@
 
 pub mod dealer;
 pub mod packed;
+pub mod path;
 pub mod process;
 pub mod world;
 
@@ -361,7 +362,7 @@ impl Client {
     }
 }
 
-/// A ZMTP 3.1 PUB by hand, connected to a bus that binds.
+/// A ZMTP PUB by hand, connected to a bus that binds; of 3.0, which is sent no PING: it reads nothing while it is idle.
 pub struct Publisher {
     pub tcp: TcpStream,
 }
@@ -371,7 +372,7 @@ impl Publisher {
         let mut tcp = TcpStream::connect(at).expect("the bus listens");
         tcp.set_nodelay(true).expect("an option");
         tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        tcp.write_all(&parser::greeting()).expect("sent");
+        tcp.write_all(&greeting_3_0()).expect("sent");
         let mut greeting = [0; 64];
         tcp.read_exact(&mut greeting).expect("a greeting");
         let mut ready = BytesMut::new();
@@ -416,6 +417,13 @@ impl Publisher {
     pub fn ltp(&mut self, symbol: &str, ltp: f64) {
         self.json(&format!("NSE_{symbol}_LTP"), &json!({"ltp": ltp}));
     }
+}
+
+/// Our greeting, as of a peer of ZMTP 3.0.
+fn greeting_3_0() -> [u8; 64] {
+    let mut greeting = parser::greeting();
+    greeting[11] = 0;
+    greeting
 }
 
 fn frame(out: &mut BytesMut, flags: u8, body: &[u8]) {

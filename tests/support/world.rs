@@ -180,9 +180,18 @@ impl Bound {
 
     /// Waits for the server's connection and subscription.
     pub fn accept(&self) -> Publisher {
+        self.accept_with(super::greeting_3_0())
+    }
+
+    /// The same as a publisher of ZMTP 3.1, which the server asks for signs of life; ticks are such.
+    pub fn accept_pinged(&self) -> Publisher {
+        self.accept_with(parser::greeting())
+    }
+
+    fn accept_with(&self, greeting: [u8; 64]) -> Publisher {
         let (mut tcp, _) = self.listener.accept().expect("the server connects");
         tcp.set_read_timeout(Some(super::PATIENCE)).expect("a timeout");
-        tcp.write_all(&parser::greeting()).expect("sent");
+        tcp.write_all(&greeting).expect("sent");
         let mut greeting = [0; 64];
         tcp.read_exact(&mut greeting).expect("a greeting");
         let mut ready = bytes::BytesMut::new();

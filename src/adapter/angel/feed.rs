@@ -1,6 +1,6 @@
 //! The protocol beside the ticks: how to connect, what to send, what text messages mean.
 
-use super::decode;
+use super::{decode, orders};
 use crate::adapter::native::broker::{Broker, Changes, Event, Limits, Message, Request};
 use crate::adapter::native::credentials::Credentials;
 use crate::adapter::symbols::{Dialect, FeedExchange, Key, Listing};
@@ -25,6 +25,7 @@ impl Broker for Angel {
     const DIALECT: Dialect = Dialect::Angel;
     const URL: &'static str = "wss://smartapisocket.angelone.in/smart-stream";
     const CREDENTIALS: &'static [&'static str] = &["access_token", "api_key", "client_code", "feed_token"];
+    const ORDER_URL: Option<&'static str> = Some(orders::URL);
     const HAS_MARKS: bool = true;
 
     fn limits(&self) -> Limits {
@@ -60,6 +61,22 @@ impl Broker for Angel {
             header("x-feed-token", "feed_token")?,
         ];
         Ok(Request { url: url.to_owned(), headers, first: None, then: None })
+    }
+
+    fn order_request(&self, url: &str, credentials: &Credentials) -> Result<Request, String> {
+        let mut request = self.request(url, credentials)?;
+        for (_, token) in request.headers.iter_mut().filter(|(name, _)| *name == "Authorization") {
+            // Here the documents want the word, whether the login gave it out or not.
+            *token = format!("Bearer {}", token.trim_start_matches("Bearer "));
+        }
+        Ok(request)
+    }
+
+    fn decode_order(&self, message: Message<'_>) -> Option<Event<Key>> {
+        match message {
+            Message::Text("pong") | Message::Binary(_) => None,
+            Message::Text(text) => orders::read(text),
+        }
     }
 
     fn heartbeat(&self) -> Option<&'static str> {

@@ -135,6 +135,8 @@ pub trait Broker: Send + Sync + 'static {
     const URL: &'static str;
     /// What its credentials must hold.
     const CREDENTIALS: &'static [&'static str];
+    /// Where order updates come from, at brokers that have a server of its own for them.
+    const ORDER_URL: Option<&'static str> = None;
     /// Whether its requests carry marks, for [`Event::Overfull`].
     const HAS_MARKS: bool = false;
 
@@ -176,6 +178,19 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Says that `token` is being unsubscribed from this connection: what is remembered of it is void.
     fn forget(&self, _session: &mut Self::Session, _token: &Self::Token) {}
+
+    /// How to open the socket of order updates; asked only where there is an [`Broker::ORDER_URL`].
+    ///
+    /// # Errors
+    /// A credential is missing; the text names it.
+    fn order_request(&self, url: &str, credentials: &Credentials) -> Result<Request, String> {
+        self.request(url, credentials)
+    }
+
+    /// Reads one message of that socket; `None` when it says nothing.
+    fn decode_order(&self, _message: Message<'_>) -> Option<Event<Self::Token>> {
+        None
+    }
 
     /// Reads one message.
     fn decode(&self, session: &mut Self::Session, message: Message<'_>, out: &mut Vec<Event<Self::Token>>);

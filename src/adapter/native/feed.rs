@@ -6,15 +6,18 @@
 //! that is up; after every reconnect what is wanted is subscribed again without anybody asking; when it ends, its sockets
 //! end. Tests: `tests/native_feed.rs`, against a stand-in broker.
 
+mod postbacks;
 mod rows;
 
+use self::postbacks::next_order;
 use self::rows::{Done, Row};
 use super::book::Book;
-use super::broker::{Broker, Event, Message, Order};
+use super::broker::{Broker, Event, Message};
 use super::credentials::Source;
-use super::handover::{Handover, OrdersFull};
+use super::handover::Handover;
 use super::link::Input;
 use super::metrics::NativeMetrics;
+use super::orders::Heard;
 use super::pool::{Full, Pool};
 use super::socket::{Said, Tls, What};
 use super::tick::LEVELS;
@@ -48,6 +51,8 @@ pub struct Account {
     pub user: String,
     /// Where the broker is.
     pub url: String,
+    /// Where order updates come from, at brokers that have a socket of its own for them.
+    pub order_url: Option<String>,
     /// What it is logged in with.
     pub credentials: Source,
     /// The broker's instruments.
@@ -135,6 +140,8 @@ struct Feed<B: Broker> {
     handover: Handover,
     said: (mpsc::Sender<Said>, mpsc::Receiver<Said>),
     tasks: JoinSet<Done>,
+    /// What the socket of order updates hears, once there is one.
+    orders: Option<mpsc::Receiver<Heard<B::Token>>>,
     events: Vec<Event<B::Token>>,
     stage: Stage,
     /// When the next sign of life is worth telling.
@@ -185,6 +192,7 @@ impl<B: Broker> Feed<B> {
             handover,
             said: mpsc::channel(SAID_MAX),
             tasks: JoinSet::new(),
+            orders: None,
             events: Vec::new(),
             stage: Stage::Starting,
             next_beat: Instant::now(),
@@ -217,6 +225,7 @@ impl<B: Broker> Feed<B> {
                 },
                 Some(said) = self.said.1.recv() => self.take_said(said),
                 Some(done) = self.tasks.join_next() => self.take_done(done),
+                Some((event, t_recv)) = next_order(&mut self.orders) => self.take_order(event, t_recv),
                 () = self.handover.room() => self.handover.retry(),
                 () = timer => self.tick_links(),
             }
@@ -229,6 +238,7 @@ impl<B: Broker> Feed<B> {
 
     /// Ends in order: sockets say goodbye, then the supervisor hears of it.
     async fn goodbye(mut self) {
+        self.orders = None;
         for row in 0..self.rows.len() {
             self.stop(row);
         }
@@ -376,6 +386,7 @@ impl<B: Broker> Feed<B> {
         let (t_recv, input) = match said.what {
             What::Opened => (None, Input::Opened),
             What::Heard => (None, Input::Heard),
+            What::Pong => (None, Input::Pong),
             What::Lost(reason) => (None, Input::Lost(self.rows[row].scrub(reason))),
             What::Refused { status, text } => {
                 let text = self.rows[row].scrub(text);
@@ -422,28 +433,6 @@ impl<B: Broker> Feed<B> {
             }
         }
         self.events = events;
-    }
-
-    /// Hands an order update over as OpenAlgo's publishers do (protocol 3.6).
-    fn order(&mut self, order: Order<B::Token>, t_recv: Micros) {
-        let Account { broker, user, .. } = &*self.account;
-        let mut json = serde_json::Map::new();
-        for (name, value) in [("type", "order_update"), ("user_id", user), ("mode", "live"), ("broker", broker)] {
-            json.insert(name.to_owned(), value.into());
-        }
-        json.extend(order.fields);
-        let listing = order.token.map(|token| self.broker.listing(&token));
-        if let (Some((exchange, token)), Some(table)) = (listing, &self.table)
-            && let Some(name) = table.names_of(exchange, &token).next()
-        {
-            json.insert("symbol".to_owned(), name.symbol.into());
-            json.insert("exchange".to_owned(), name.venue.into());
-        }
-        let topic = format!("{}_{user}_orders", broker.to_ascii_uppercase());
-        let json = serde_json::to_vec(&json).expect("a map of JSON values is JSON");
-        if self.handover.order(topic, json, t_recv) == Err(OrdersFull) {
-            self.end(Report::Lost { reason: "order updates could not be handed over".to_owned() });
-        }
     }
 
     fn show_capacity(&mut self) {

@@ -3,7 +3,8 @@
 //! In: what happened ([`Input`]) and the time. Out: what to do ([`Action`]s), and when to look again. Promises: credentials are
 //! read before every connect, never kept from the last one; waits double from 0.25 s to 2 s (± 20 %) while it has been down for
 //! less than two minutes, then to 60 s; refused credentials are not tried again unchanged (unless the broker wants that), and
-//! after so many refusals only looked at; silence beyond the broker's limit is death. Tests: `link/tests.rs`.
+//! after so many refusals only looked at; silence beyond the broker's limit is death, and so is, at a broker that answers pings, a
+//! ping without an answer: a path that was cut need not tell anybody. Tests: `link/tests.rs`.
 
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,12 @@ const OPEN: Duration = Duration::from_secs(10);
 const STEADY: Duration = Duration::from_secs(5);
 /// So long waits stay short.
 const QUICK: Duration = Duration::from_secs(120);
+/// A broker that has said nothing for this long is sent a ping. Its own libraries ping every 2.5 s (Kite) or 3 s (Noren).
+const PROBE: Duration = Duration::from_millis(2500);
+/// One that answers pings has this long to do so.
+const ANSWER: Duration = Duration::from_millis(2500);
+/// Woken later than this we were stalled ourselves, and what came meanwhile is still to be read.
+const LATE: Duration = Duration::from_millis(500);
 /// Refused credentials are looked at this often to see whether they have changed.
 const LOOK: Duration = Duration::from_secs(5);
 /// As [`LOOK`], after too many refusals: even new credentials are tried no more often.
@@ -37,8 +44,10 @@ pub enum Input {
     Opened,
     /// The first message was accepted.
     LoggedIn,
-    /// Any bytes came.
+    /// Any message came.
     Heard,
+    /// A pong came: somebody is there, which does not say that the feed lives.
+    Pong,
     /// The credentials were refused, at the upgrade or by message.
     Refused(String),
     /// The socket could not be opened, or is gone.
@@ -60,6 +69,8 @@ pub enum Action {
     Connect,
     /// Send the heartbeat.
     Beat,
+    /// Send a ping.
+    Probe,
     /// Drop the socket.
     Close,
     /// It is ready and carries nothing.
@@ -77,9 +88,25 @@ enum State {
     Reading,
     Opening { print: Fingerprint, until: Instant },
     LoggingIn { print: Fingerprint, until: Instant },
-    Live { print: Fingerprint, since: Instant, heard: Instant, beat: Option<Instant> },
+    Live { print: Fingerprint, since: Instant, heard: Instant, beat: Option<Instant>, probe: Probe },
     Barred { look: Instant },
     Looking,
+}
+
+/// Whether somebody is at the other end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Probe {
+    /// When the next ping is due, or the answer to the last one.
+    at: Instant,
+    asked: bool,
+    /// Whether it ever answered one: not every server does.
+    answers: bool,
+}
+
+impl Probe {
+    fn heard(&mut self, now: Instant) {
+        (self.at, self.asked) = (now + PROBE, false);
+    }
 }
 
 /// See the module header.
@@ -133,9 +160,9 @@ impl Link {
         match self.state {
             State::Idle | State::Reading | State::Looking => None,
             State::Waiting { until } | State::Opening { until, .. } | State::LoggingIn { until, .. } => Some(until),
-            State::Live { heard, beat, .. } => {
-                let dead = heard + self.limits.silence;
-                Some(beat.map_or(dead, |beat| beat.min(dead)))
+            State::Live { heard, beat, ref probe, .. } => {
+                let due = probe.at.min(heard + self.limits.silence);
+                Some(beat.map_or(due, |beat| beat.min(due)))
             }
             State::Barred { look } => Some(look),
         }
@@ -171,8 +198,14 @@ impl Link {
                 let print = *print;
                 self.live(print, now)
             }
-            (Input::Heard, State::Live { since, heard, .. }) => {
+            (Input::Pong, State::Live { probe, .. }) => {
+                probe.heard(now);
+                probe.answers = true;
+                vec![]
+            }
+            (Input::Heard, State::Live { since, heard, probe, .. }) => {
                 *heard = now;
+                probe.heard(now);
                 if now - *since >= STEADY {
                     self.settled();
                 }
@@ -199,7 +232,14 @@ impl Link {
     }
 
     fn timer(&mut self, now: Instant, chance: f64) -> Vec<Action> {
+        let is_late = self.wake_at().is_some_and(|due| due + LATE < now);
         match &mut self.state {
+            State::Live { heard, probe, .. } if is_late => {
+                let patience = self.limits.silence.saturating_sub(ANSWER);
+                *heard = (*heard).max(now.checked_sub(patience).unwrap_or(now));
+                (probe.at, probe.asked) = (now + ANSWER, true);
+                vec![Action::Probe]
+            }
             State::Waiting { until } if *until <= now => self.read(),
             State::Opening { until, .. } if *until <= now => self.lost("no answer to the connect".into(), now, chance),
             State::LoggingIn { until, .. } if *until <= now => self.lost("no answer to the login".into(), now, chance),
@@ -210,6 +250,14 @@ impl Link {
             State::Live { beat: Some(beat), .. } if *beat <= now => {
                 *beat = now + self.limits.heartbeat.unwrap_or(self.limits.silence);
                 vec![Action::Beat]
+            }
+            State::Live { probe, .. } if probe.at <= now => {
+                if probe.asked && probe.answers {
+                    return self.lost("no answer to a ping".into(), now, chance);
+                }
+                probe.asked = !probe.asked;
+                probe.at = now + if probe.asked { ANSWER } else { PROBE };
+                if probe.asked { vec![Action::Probe] } else { vec![] }
             }
             State::Barred { look } if *look <= now => {
                 self.state = State::Looking;
@@ -237,9 +285,11 @@ impl Link {
 
     fn live(&mut self, print: Fingerprint, now: Instant) -> Vec<Action> {
         let beat = self.limits.heartbeat.map(|period| now + period);
-        self.state = State::Live { print, since: now, heard: now, beat };
+        // Asked at once, to know whether it answers at all.
+        let probe = Probe { at: now + ANSWER, asked: true, answers: false };
+        self.state = State::Live { print, since: now, heard: now, beat, probe };
         self.refused = None;
-        vec![Action::Up]
+        vec![Action::Up, Action::Probe]
     }
 
     /// It has stood long enough to be believed.

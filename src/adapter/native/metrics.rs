@@ -16,6 +16,8 @@ pub struct NativeMetrics {
     pub(super) refused: Counter,
     /// Messages or parts of them that could not be read.
     pub(super) damaged: Counter,
+    /// Sockets of order updates that stand.
+    pub(super) order_streams: Gauge,
     /// Ticks replaced by newer ones while ingest was busy.
     pub(super) merged: Counter,
 }
@@ -25,6 +27,7 @@ impl NativeMetrics {
     pub fn register(broker: &str) -> Self {
         describe_gauge!("tickcast_native_connections", "Connections of native feeds to their broker that carry ticks");
         describe_gauge!("tickcast_native_capacity_left", "Instruments that native feeds in use could still subscribe");
+        describe_gauge!("tickcast_native_order_streams", "Sockets of their own for order updates that stand");
         describe_counter!("tickcast_native_connects_total", "Connections of native feeds by what came of them");
         describe_counter!(
             "tickcast_native_damaged_total",
@@ -35,6 +38,7 @@ impl NativeMetrics {
         NativeMetrics {
             connections: gauge!("tickcast_native_connections", "broker" => b.clone()),
             capacity: gauge!("tickcast_native_capacity_left", "broker" => b.clone()),
+            order_streams: gauge!("tickcast_native_order_streams", "broker" => b.clone()),
             opened: connects("success"),
             lost: connects("lost"),
             refused: connects("refused"),

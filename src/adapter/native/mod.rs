@@ -11,6 +11,7 @@ pub mod feed;
 mod handover;
 pub mod link;
 pub mod metrics;
+mod orders;
 pub mod pool;
 pub mod socket;
 pub mod tick;

@@ -1,6 +1,6 @@
 //! The socket of one connection to a broker: opens it, reads whole messages, writes text. Decides nothing.
 //!
-//! In: a [`Request`] and text to send, over bounded queues. Out: what happened, each with the number of the attempt, so that
+//! In: a [`Request`] and what is to be sent, over bounded queues. Out: what happened, each with the number of the attempt, so that
 //! late words of a socket that was given up are recognised. Promises: pings are answered while reading; a message has at
 //! most [`MESSAGE_BYTES_MAX`] bytes however it is cut up; when its queue closes it says goodbye and ends; nothing it says
 //! holds the request. A reader that is not fetched from stops reading, which TCP tells the broker. Tests: `socket/tests.rs`.
@@ -49,6 +49,15 @@ impl Tls {
     }
 }
 
+/// What is to be sent.
+#[derive(Debug)]
+pub(super) enum Outgoing {
+    /// A text message.
+    Text(String),
+    /// A ping.
+    Ping,
+}
+
 /// What happened on a connection.
 #[derive(Debug)]
 pub(super) struct Said {
@@ -68,8 +77,10 @@ pub(super) enum What {
     Text(Micros, String),
     /// A binary message.
     Binary(Micros, Vec<u8>),
-    /// A ping or pong.
+    /// A ping, or a piece of a message.
     Heard,
+    /// A pong.
+    Pong,
     /// The upgrade was answered otherwise.
     Refused { status: u16, text: String },
     /// Not opened, or over.
@@ -98,7 +109,7 @@ type Reader = WebSocketRead<ReadHalf<TokioIo<Upgraded>>>;
 type Writer = WebSocketWrite<WriteHalf<TokioIo<Upgraded>>>;
 
 /// The life of one attempt.
-pub(super) async fn run(request: Request, tls: Tls, out: mpsc::Receiver<String>, voice: Voice) {
+pub(super) async fn run(request: Request, tls: Tls, out: mpsc::Receiver<Outgoing>, voice: Voice) {
     let over = match open(&request, &tls).await {
         Err(OpenError::Upgrade(UpgradeError::Refused { status, text, .. })) => {
             What::Refused { status: status.as_u16(), text }
@@ -173,7 +184,7 @@ async fn open(request: &Request, tls: &Tls) -> Result<(Reader, Writer), OpenErro
 }
 
 /// Reads and writes until either ends; why.
-async fn converse(reader: Reader, writer: Writer, out: mpsc::Receiver<String>, voice: &Voice) -> String {
+async fn converse(reader: Reader, writer: Writer, out: mpsc::Receiver<Outgoing>, voice: &Voice) -> String {
     let (answers, answered) = mpsc::channel(ANSWERS_MAX);
     tokio::select! {
         reason = read(reader, answers, voice) => reason,
@@ -200,7 +211,8 @@ async fn read(mut reader: Reader, answers: mpsc::Sender<Answer>, voice: &Voice) 
         };
         let now = Micros::now();
         let what = match frame.opcode {
-            OpCode::Ping | OpCode::Pong => What::Heard,
+            OpCode::Ping => What::Heard,
+            OpCode::Pong => What::Pong,
             OpCode::Close => return closing(&frame.payload),
             OpCode::Text | OpCode::Binary | OpCode::Continuation => {
                 let (opcode, bytes) = match (partial.take(), frame.opcode) {
@@ -242,7 +254,7 @@ fn closing(payload: &[u8]) -> String {
     }
 }
 
-async fn write(mut writer: Writer, mut out: mpsc::Receiver<String>, mut answers: mpsc::Receiver<Answer>) -> String {
+async fn write(mut writer: Writer, mut out: mpsc::Receiver<Outgoing>, mut answers: mpsc::Receiver<Answer>) -> String {
     loop {
         let written = tokio::select! {
             biased;
@@ -250,8 +262,9 @@ async fn write(mut writer: Writer, mut out: mpsc::Receiver<String>, mut answers:
                 let frame = Frame::new(true, opcode, None, Payload::Owned(payload));
                 writer.write_frame(frame).await
             }
-            text = out.recv() => match text {
-                Some(text) => writer.write_frame(text_frame(&text)).await,
+            next = out.recv() => match next {
+                Some(Outgoing::Text(text)) => writer.write_frame(text_frame(&text)).await,
+                Some(Outgoing::Ping) => writer.write_frame(Frame::new(true, OpCode::Ping, None, Payload::Owned(Vec::new()))).await,
                 None => {
                     let _peer_may_be_gone = writer.write_frame(Frame::close(1000, b"")).await;
                     return String::new();

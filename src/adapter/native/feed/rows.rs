@@ -3,7 +3,7 @@
 use super::super::broker::{Broker, Limits};
 use super::super::credentials::{Credentials, Fingerprint};
 use super::super::link::{Action, Input, Link};
-use super::super::socket::{self, Voice};
+use super::super::socket::{self, Outgoing, Voice};
 use super::{Account, Feed, Stage};
 use crate::adapter::symbols::Table;
 use crate::adapter::{CallError, Report};
@@ -32,7 +32,7 @@ pub(super) struct Row<B: Broker> {
     pub(super) life: u64,
     /// When the next message of instruments may leave.
     pub(super) next_send: Instant,
-    out: Option<mpsc::Sender<String>>,
+    out: Option<mpsc::Sender<Outgoing>>,
     /// What is sent once it is up.
     then: Option<String>,
     /// Requests of late and what they asked for, newest last; of brokers that answer with their marks.
@@ -127,7 +127,12 @@ impl<B: Broker> Feed<B> {
                 Action::Beat => {
                     if let (Some(out), Some(beat)) = (&self.rows[row].out, self.broker.heartbeat()) {
                         // A socket that takes nothing will be found silent.
-                        let _ = out.try_send(beat.to_owned());
+                        let _ = out.try_send(Outgoing::Text(beat.to_owned()));
+                    }
+                }
+                Action::Probe => {
+                    if let Some(out) = &self.rows[row].out {
+                        let _ = out.try_send(Outgoing::Ping);
                     }
                 }
                 Action::Close => self.close(row),
@@ -213,7 +218,7 @@ impl<B: Broker> Feed<B> {
         let then = self.rows[row].then.take();
         if let (Some(out), Some(then)) = (&self.rows[row].out, then) {
             // It is new, and therefore empty.
-            let _ = out.try_send(then);
+            let _ = out.try_send(Outgoing::Text(then));
         }
         self.pool.up(row);
         match self.stage {
@@ -224,6 +229,7 @@ impl<B: Broker> Feed<B> {
         if self.stage != Stage::Over {
             self.stage = Stage::Up;
         }
+        self.hear_orders();
         let Account { broker, user, .. } = &*self.account;
         tracing::info!(broker, user, connection = row, "broker connection is up");
     }
@@ -296,7 +302,7 @@ impl<B: Broker> Feed<B> {
             let messages = self.broker.messages(&changes);
             for message in &messages {
                 // There was room; a socket that has ended says so by itself.
-                let _ = out.try_send(message.clone());
+                let _ = out.try_send(Outgoing::Text(message.clone()));
             }
             if B::HAS_MARKS {
                 let begun = changes.subscribe.into_iter().map(|(token, _)| token);

@@ -1,7 +1,7 @@
 //! Each rule of the machine, with a clock that is an argument.
 
 use super::*;
-use Action::{Barred, Beat, Close, Connect, Down, Read, Up};
+use Action::{Barred, Beat, Close, Connect, Down, Probe, Read, Up};
 
 const LIMITS: Limits = Limits {
     per_connection: 10,
@@ -32,18 +32,22 @@ impl World {
         self.link.on(input, self.now, 0.5)
     }
 
-    /// Waits until the link wants to be woken; how long that was.
+    /// Waits until the link wants something beyond pings; how long that was.
     fn sleep(&mut self) -> (Duration, Vec<Action>) {
-        let until = self.link.wake_at().expect("it waits for something");
-        let slept = until - self.now;
-        self.now = until;
-        (slept, self.on(Input::Timer))
+        let began = self.now;
+        loop {
+            self.now = self.link.wake_at().expect("it waits for something");
+            let woken = self.on(Input::Timer);
+            if !woken.is_empty() && woken != [Probe] {
+                return (self.now - began, woken);
+            }
+        }
     }
 
     fn live(&mut self) {
         assert_eq!(self.on(Input::Start), [Read]);
         assert_eq!(self.on(Input::Credentials(OLD)), [Connect]);
-        assert_eq!(self.on(Input::Opened), [Up]);
+        assert_eq!(self.on(Input::Opened), [Up, Probe]);
     }
 
     fn heard_until_steady(&mut self) {
@@ -96,7 +100,7 @@ fn after_two_minutes_the_waits_grow_to_a_minute_and_start_over_once_it_stood() {
     }
     assert_eq!(waits[waits.len() - 5..], [4, 8, 16, 32, 60]);
     world.on(Input::Credentials(OLD));
-    assert_eq!(world.on(Input::Opened), [Up]);
+    assert_eq!(world.on(Input::Opened), [Up, Probe]);
     world.heard_until_steady();
     world.on(lost());
     assert_eq!(world.sleep().0.as_millis(), 250);
@@ -109,7 +113,7 @@ fn a_connection_that_is_closed_soon_after_it_opened_counts_as_one_more_failure()
     let mut waits = Vec::new();
     for _ in 0..4 {
         world.on(Input::Credentials(OLD));
-        assert_eq!(world.on(Input::Opened), [Up]);
+        assert_eq!(world.on(Input::Opened), [Up, Probe]);
         world.now += STEADY / 2;
         assert_eq!(world.on(lost()), [Close, down("cut")]);
         waits.push(world.sleep().0.as_millis());
@@ -131,6 +135,58 @@ fn silence_is_death_and_anything_heard_is_life() {
 }
 
 #[test]
+fn a_broker_that_answers_pings_is_dead_five_seconds_after_its_last_word_when_it_answers_no_more() {
+    let mut world = World::new(LIMITS);
+    world.live();
+    assert_eq!(world.on(Input::Pong), []);
+    world.now += Duration::from_secs(1);
+    assert_eq!(world.on(Input::Heard), []);
+    for _ in 0..2 {
+        assert_eq!(world.link.wake_at(), Some(world.now + PROBE));
+        world.now += PROBE;
+        assert_eq!(world.on(Input::Timer), [Probe]);
+        world.now += ANSWER / 2;
+        assert_eq!(world.on(Input::Pong), []);
+    }
+    assert_eq!(world.on(Input::Heard), []);
+    assert_eq!(world.sleep(), (PROBE + ANSWER, vec![Close, down("no answer to a ping")]));
+}
+
+#[test]
+fn who_was_stalled_itself_takes_nobody_for_dead_before_it_has_asked_again() {
+    let mut world = World::new(LIMITS);
+    world.live();
+    assert_eq!(world.on(Input::Pong), []);
+    world.now += Duration::from_secs(60);
+    assert_eq!(world.on(Input::Timer), [Probe]);
+    assert_eq!(world.on(Input::Pong), []);
+    assert_eq!(world.on(Input::Heard), []);
+    world.now += Duration::from_secs(60);
+    assert_eq!(world.on(Input::Timer), [Probe]);
+    let (slept, woken) = world.sleep();
+    assert_eq!((slept, &woken[0]), (ANSWER, &Close));
+}
+
+#[test]
+fn pongs_alone_keep_no_feed_alive() {
+    let mut world = World::new(LIMITS);
+    world.live();
+    let began = world.now;
+    loop {
+        assert_eq!(world.on(Input::Pong), []);
+        world.now = world.link.wake_at().expect("it waits");
+        match &world.on(Input::Timer)[..] {
+            [Probe] => {}
+            ended => {
+                assert_eq!(ended, [Close, down("nothing heard for 10 s")]);
+                break;
+            }
+        }
+    }
+    assert_eq!(world.now - began, LIMITS.silence);
+}
+
+#[test]
 fn the_same_refused_credentials_are_never_sent_twice_and_new_ones_at_once() {
     let mut world = World::new(LIMITS);
     assert_eq!(world.on(Input::Start), [Read]);
@@ -145,7 +201,7 @@ fn the_same_refused_credentials_are_never_sent_twice_and_new_ones_at_once() {
     }
     assert_eq!(world.on(Input::Changed), [Read], "told that they have changed, it looks at once");
     assert_eq!(world.on(Input::Credentials(NEW)), [Connect]);
-    assert_eq!(world.on(Input::Opened), [Up]);
+    assert_eq!(world.on(Input::Opened), [Up, Probe]);
     assert_eq!(world.link.refused(), None);
 }
 
@@ -203,7 +259,7 @@ fn a_login_is_answered_or_given_up_and_heartbeats_go_out_only_after_it() {
     assert_eq!(world.sleep().1, [Read]);
     world.on(Input::Credentials(OLD));
     world.on(Input::Opened);
-    assert_eq!(world.on(Input::LoggedIn), [Up]);
+    assert_eq!(world.on(Input::LoggedIn), [Up, Probe]);
     for _ in 0..3 {
         assert_eq!(world.sleep(), (Duration::from_secs(3), vec![Beat]));
     }
@@ -220,7 +276,7 @@ fn an_open_that_hangs_is_given_up_and_late_words_of_it_are_ignored() {
     assert_eq!(world.on(Input::Start), [Read]);
     world.on(Input::Credentials(OLD));
     assert_eq!(world.sleep(), (OPEN, vec![Close, down("no answer to the connect")]));
-    for late in [Input::Opened, Input::Heard, refused(), lost(), Input::LoggedIn] {
+    for late in [Input::Opened, Input::Heard, Input::Pong, refused(), lost(), Input::LoggedIn] {
         assert_eq!(world.on(late), []);
     }
     assert_eq!(world.sleep().1, [Read]);
@@ -240,7 +296,7 @@ fn what_is_not_wanted_any_more_is_closed_once_and_can_be_wanted_again() {
 proptest::proptest! {
     #[test]
     fn whatever_happens_credentials_are_read_anew_for_each_connect_and_refused_ones_are_not_sent_again(
-        steps in proptest::collection::vec((0u8..12, 0u64..4, 0u64..20_000), 1..300),
+        steps in proptest::collection::vec((0u8..13, 0u64..4, 0u64..20_000), 1..300),
         same_again in proptest::bool::ANY,
     ) {
         let mut world = World::new(Limits { same_again, login: Some(Duration::from_secs(5)), ..LIMITS });
@@ -257,6 +313,7 @@ proptest::proptest! {
                 8 => Input::Refused("no".into()),
                 9 => Input::Lost("cut".into()),
                 10 => Input::Changed,
+                11 => Input::Pong,
                 _ => Input::Timer,
             };
             if let Input::Credentials(print) = input {
@@ -276,7 +333,7 @@ proptest::proptest! {
                         proptest::prop_assert!(open && world.link.is_up());
                         refused = None;
                     }
-                    Beat | Down(_) | Barred(_) => {}
+                    Beat | Probe | Down(_) | Barred(_) => {}
                 }
             }
             if was_refused {

@@ -20,7 +20,7 @@ async fn head(io: &mut (impl AsyncRead + Unpin)) -> String {
 
 struct World {
     said: mpsc::Receiver<Said>,
-    out: Option<mpsc::Sender<String>>,
+    out: Option<mpsc::Sender<Outgoing>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -93,7 +93,11 @@ async fn a_message_in_pieces_is_one_message_and_pings_between_them_are_answered(
         let mut pong = [0; 7];
         io.read_exact(&mut pong).await.expect("an answer");
         assert_eq!((pong[0], pong[1], pong[6] ^ pong[2]), (0x8a, 0x81, b'p'), "masked, as a client's frames are");
-        // Text to us, then the goodbye.
+        // Its ping, then its text, then the goodbye.
+        let mut ping = [0; 6];
+        io.read_exact(&mut ping).await.expect("a ping");
+        assert_eq!((ping[0], ping[1]), (0x89, 0x80));
+        io.write_all(b"\x8a\x00").await.expect("read");
         let mut frame = [0; 6 + 4];
         io.read_exact(&mut frame).await.expect("a message");
         assert_eq!((frame[0], frame[1]), (0x81, 0x84));
@@ -115,7 +119,9 @@ async fn a_message_in_pieces_is_one_message_and_pings_between_them_are_answered(
         }
     }
     assert!(heard >= 2, "pieces are signs of life");
-    world.out.as_ref().expect("open").send("ping".to_owned()).await.expect("room");
+    world.out.as_ref().expect("open").send(Outgoing::Ping).await.expect("room");
+    assert!(matches!(world.next().await, What::Pong));
+    world.out.as_ref().expect("open").send(Outgoing::Text("ping".to_owned())).await.expect("room");
     world.out = None;
     server.await.expect("no panic");
     world.task.await.expect("it has ended");
