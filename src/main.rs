@@ -13,6 +13,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Check(args) => cli::check::run(&args, process_env(), &mut out, &mut err),
         Command::Keys(command) => cli::keys::run(&command, &mut out, &mut err),
         Command::Watch(args) => Ok(cli::watch::run(args.into())),
+        Command::Adapter(args) => cli::adapter::run(&args, process_env(), &mut out, &mut err),
     };
     // A closed pipe on stdout (`tickcast check | head`) is no failure worth words.
     ExitCode::from(code.unwrap_or(cli::exit::RUNTIME))

@@ -2,18 +2,20 @@
 //!
 //! [`Batcher`] is pure; [`BatchPublisher`] feeds a task that owns the `zeromq` crate's PUB. In: topic and MessagePack
 //! payload. Out: `["BATCH", [[topic, payload], …]]`, in the order of `publish`. Promise: `publish` never waits; what
-//! waits is bounded in bytes and counted when dropped; the last items leave by a real timer, and on shutdown. The crate
-//! never reconnects a PUB: its monitor is watched and the socket rebuilt with back-off. A PUB that binds does so where
-//! only this machine reaches it, since any peer can abort a process that listens with that crate. Tests: at the end.
+//! waits is bounded in bytes and counted when dropped, and so is what the crate has taken and not sent; the last items
+//! leave by a real timer, and on shutdown. The crate never reconnects a PUB: its monitor is watched and the socket
+//! rebuilt with back-off. Who stops reading holds everybody up, and is hung up on after [`STALL`]. A PUB that binds does
+//! so where only this machine reaches it, since any peer can abort a process that listens with that crate.
+//! Tests: at the end, `tests/bus_peers.rs`.
 
 use crate::model::ByteBudget;
-use crate::zmtp::listener::{self, BindCause, BindError, Bound, IpcFile};
+use crate::zmtp::listener::{self, BindCause, BindError, Bound};
 use crate::zmtp::{Backoff, Direction, Endpoint};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use zeromq::{PubSocket, Socket, SocketEvent, SocketOptions, SocketSend, ZmqMessage};
@@ -28,8 +30,17 @@ const SETTLE: Duration = Duration::from_millis(100);
 const LINGER: Duration = Duration::from_millis(200);
 /// How often the crate's monitor is looked at while nothing is sent.
 const MONITOR_PERIOD: Duration = Duration::from_millis(100);
-/// One attempt of the crate to connect.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// One attempt of the crate to connect. Longer ones would be no help: it spaces its own tries at a closed port further
+/// and further apart.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// What the crate may hold unsent, bytes: it counts messages, 100,000 of them, and those may be batches.
+const IN_FLIGHT_BYTES_MAX: usize = 4 << 20;
+/// A subscriber that takes nothing for so long, while the crate holds all it may, is hung up on.
+pub const STALL: Duration = Duration::from_secs(10);
+/// At the end, what the crate holds gets this long to leave.
+const DRAIN: Duration = Duration::from_secs(1);
+/// Ports tried by [`stand_ins`], counted.
+const PORTS_TRIED: u16 = 200;
 
 /// When a batch leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +169,8 @@ pub enum Publish {
 struct Item {
     topic: Box<str>,
     payload: Bytes,
+    /// In a message of its own, as it is.
+    alone: bool,
 }
 
 impl Item {
@@ -181,13 +194,13 @@ impl BatchPublisher {
     /// # Errors
     /// A bound endpoint that is not local or cannot be bound. Connecting never fails here.
     pub async fn start(config: Config) -> Result<(BatchPublisher, PublisherTask, Endpoint), PublishError> {
-        let bound = match config.direction {
-            Direction::Bind => Some(bind(&config.endpoint).await?),
-            Direction::Connect => None,
-        };
-        let (socket, real) = match bound {
-            Some((socket, file, real)) => (Some((socket, file)), real),
-            None => (None, config.endpoint.clone()),
+        let (bound, real) = match config.direction {
+            Direction::Bind => {
+                let (bound, real) = bind(&config.endpoint)?;
+                let socket = adopt(&bound).await.map_err(|error| PublishError::Listen(real.clone(), error))?;
+                (Some((bound, socket)), real)
+            }
+            Direction::Connect => (None, config.endpoint.clone()),
         };
         let (items, inbox) = mpsc::channel(QUEUE_ITEMS_MAX);
         let (stop, stopped) = watch::channel(());
@@ -200,14 +213,32 @@ impl BatchPublisher {
             budget,
             stopped,
             dropped: publisher.dropped.clone(),
-            held: None,
+            held: [None, None],
+            in_flight: Arc::default(),
         };
-        Ok((publisher, PublisherTask { stop, root: tokio::spawn(task.run(socket)) }, real))
+        Ok((publisher, PublisherTask { stop, root: tokio::spawn(task.run(bound)) }, real))
     }
 
     /// Queues one item, whose `payload` is one MessagePack value. Never waits.
     pub fn publish(&self, topic: &str, payload: &[u8]) -> Publish {
-        let item = Item { topic: topic.into(), payload: Bytes::copy_from_slice(payload) };
+        self.queue(topic, payload, false)
+    }
+
+    /// Queues one message that is sent as it is, in its turn: an order update's JSON. Never waits.
+    pub fn publish_alone(&self, topic: &str, payload: &[u8]) -> Publish {
+        self.queue(topic, payload, true)
+    }
+
+    /// Resolves when an item of these many bytes, topic and payload, would be queued, or none ever will. Cancel-safe.
+    pub async fn room(&self, bytes: usize) {
+        tokio::select! {
+            () = self.budget.room(bytes + ITEM_BYTES) => {}
+            () = self.items.closed() => {}
+        }
+    }
+
+    fn queue(&self, topic: &str, payload: &[u8], alone: bool) -> Publish {
+        let item = Item { topic: topic.into(), payload: Bytes::copy_from_slice(payload), alone };
         let cost = item.cost();
         if self.budget.try_take(cost) {
             if self.items.try_send(item).is_ok() {
@@ -242,24 +273,81 @@ impl PublisherTask {
     }
 }
 
-async fn bind(endpoint: &Endpoint) -> Result<(PubSocket, Option<IpcFile>, Endpoint), PublishError> {
+/// The endpoint asked for, and what may stand for it while that is in use: the ports above it. One whose port the kernel
+/// picks stands for itself, and nothing stands for a path.
+pub fn stand_ins(first: &Endpoint) -> impl Iterator<Item = Endpoint> {
+    let first = first.clone();
+    (0..PORTS_TRIED).map_while(move |tried| match &first {
+        Endpoint::Tcp { port: 0, .. } => Some(first.clone()),
+        Endpoint::Tcp { host, port } => {
+            Some(Endpoint::Tcp { host: host.clone(), port: port.checked_add(tried)? })
+        }
+        Endpoint::Ipc(_) => (tried == 0).then(|| first.clone()),
+    })
+}
+
+fn bind(endpoint: &Endpoint) -> Result<(Bound, Endpoint), PublishError> {
     if !endpoint.is_local() {
         return Err(PublishError::NotLocal(endpoint.clone()));
     }
-    let (bound, real) = listener::bind(endpoint, 64 << 10)
-        .map_err(|cause: BindCause| BindError { endpoint: endpoint.clone(), cause })?;
+    listener::bind(endpoint, 64 << 10)
+        .map_err(|cause: BindCause| BindError { endpoint: endpoint.clone(), cause }.into())
+}
+
+/// A socket on a copy of the listener, which stays ours: nobody else gets the port while a socket is replaced.
+async fn adopt(bound: &Bound) -> Result<PubSocket, zeromq::ZmqError> {
     let mut socket = PubSocket::new();
-    let (listening, file) = match bound {
-        Bound::Tcp(listener) => (socket.bind_listener(listener).await, None),
-        Bound::Ipc(listener, file) => (socket.bind_listener(listener).await, Some(file)),
+    match bound {
+        Bound::Tcp(listener) => socket.bind_listener(listener.try_clone()?).await?,
+        Bound::Ipc(listener, _) => socket.bind_listener(listener.try_clone()?).await?,
     };
-    listening.map_err(|error| PublishError::Listen(real.clone(), error))?;
-    Ok((socket, file, real))
+    Ok(socket)
+}
+
+/// What the crate has taken and not let go of: sent or dropped, it does not say which.
+#[derive(Debug, Default)]
+struct InFlight {
+    bytes: AtomicUsize,
+    /// Messages let go of so far, counted.
+    released: AtomicU64,
+    freed: Notify,
+}
+
+impl InFlight {
+    fn is_full(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) >= IN_FLIGHT_BYTES_MAX
+    }
+
+    /// The same bytes; they count until the last copy is gone.
+    fn counted(self: &Arc<Self>, body: Bytes) -> Bytes {
+        self.bytes.fetch_add(body.len(), Ordering::Relaxed);
+        Bytes::from_owner(Counted { body, of: self.clone() })
+    }
+}
+
+struct Counted {
+    body: Bytes,
+    of: Arc<InFlight>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.of.bytes.fetch_sub(self.body.len(), Ordering::Relaxed);
+        self.of.released.fetch_add(1, Ordering::Relaxed);
+        self.of.freed.notify_one();
+    }
 }
 
 /// Why a socket's life ended.
 enum Ended {
     Lost,
+    Stuck,
     Stopped,
 }
 
@@ -270,23 +358,37 @@ struct Task {
     budget: Arc<ByteBudget>,
     stopped: watch::Receiver<()>,
     dropped: Arc<AtomicU64>,
-    /// A batch that was ready when its socket was lost.
-    held: Option<Frames>,
+    /// Messages that were ready when their socket was lost.
+    held: [Option<Frames>; 2],
+    /// Of the socket of now.
+    in_flight: Arc<InFlight>,
 }
 
 impl Task {
-    async fn run(mut self, bound: Option<(PubSocket, Option<IpcFile>)>) {
-        self.publish(bound).await;
+    async fn run(mut self, bound: Option<(Bound, PubSocket)>) {
+        match bound {
+            Some((bound, socket)) => self.publish_bound(&bound, socket).await,
+            None => self.publish_connected().await,
+        }
         // What nobody was connected for at the end.
         self.dropped.fetch_add(self.inbox.len() as u64, Ordering::Relaxed);
     }
 
-    async fn publish(&mut self, bound: Option<(PubSocket, Option<IpcFile>)>) {
-        if let Some((mut socket, _file)) = bound {
-            self.serve(&mut socket, || false).await;
+    async fn publish_bound(&mut self, bound: &Bound, mut socket: PubSocket) {
+        loop {
+            let ended = self.serve(&mut socket, || false).await;
             socket.close().await;
-            return;
+            if matches!(ended, Ended::Stopped) {
+                return;
+            }
+            socket = match adopt(bound).await {
+                Ok(socket) => socket,
+                Err(error) => return tracing::error!(endpoint = %self.endpoint, %error, "cannot publish any more"),
+            };
         }
+    }
+
+    async fn publish_connected(&mut self) {
         let mut backoff = Backoff::default();
         loop {
             let mut options = SocketOptions::default();
@@ -310,62 +412,93 @@ impl Task {
                     match self.serve(&mut socket, lost).await {
                         Ended::Stopped => return drop(socket.close().await),
                         Ended::Lost => tracing::warn!(endpoint = %self.endpoint, "the bus is gone; connecting again"),
+                        Ended::Stuck => {}
                     }
                 }
                 Err(error) => tracing::debug!(endpoint = %self.endpoint, %error, "cannot connect"),
             }
             drop(socket);
             tokio::select! {
-                () = sleep(backoff.wait(rand::random::<f64>())) => {}
+                // The lower half of the jitter only: no wait is longer than two seconds.
+                () = sleep(backoff.wait(rand::random::<f64>() / 2.0)) => {}
                 _ = self.stopped.changed() => return,
             }
         }
     }
 
-    /// Sends until told to stop or until `lost` says that the far end has gone.
+    /// Sends until told to stop, until `lost` says that the far end has gone, or until it takes nothing.
     async fn serve(&mut self, socket: &mut PubSocket, mut lost: impl FnMut() -> bool) -> Ended {
-        send(socket, self.held.take()).await;
+        self.in_flight = Arc::default();
+        let held = std::mem::take(&mut self.held);
+        self.send(socket, held).await;
         let mut look = tokio::time::interval(MONITOR_PERIOD);
+        let (mut released, mut moved) = (0, Instant::now());
         loop {
-            let due = self.batcher.due();
+            let (due, full) = (self.batcher.due(), self.in_flight.is_full());
             let frames = tokio::select! {
-                item = self.inbox.recv() => match item {
-                    Some(item) => self.take(&item),
+                item = self.inbox.recv(), if !full => match item {
+                    Some(item) => self.take(item),
                     // All handles are gone: as good as a shutdown.
                     None => break,
                 },
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.batcher.flush(),
-                _ = look.tick() => None,
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() && !full => {
+                    [self.batcher.flush(), None]
+                }
+                () = self.in_flight.freed.notified(), if full => [None, None],
+                _ = look.tick() => [None, None],
                 _ = self.stopped.changed() => break,
             };
+            let let_go = self.in_flight.released.load(Ordering::Relaxed);
+            if !full || let_go != released {
+                (released, moved) = (let_go, Instant::now());
+            } else if moved.elapsed() >= STALL {
+                let bytes = self.in_flight.bytes.load(Ordering::Relaxed);
+                tracing::warn!(endpoint = %self.endpoint, bytes, "a subscriber takes nothing and is hung up on");
+                return Ended::Stuck;
+            }
             if lost() {
-                // What the crate had taken is gone with its socket; this batch may still reach the next one.
+                // What the crate had taken is gone with its socket; these may still reach the next one.
                 self.held = frames;
                 return Ended::Lost;
             }
-            send(socket, frames).await;
+            self.send(socket, frames).await;
         }
         while let Ok(item) = self.inbox.try_recv() {
-            let frames = self.take(&item);
-            send(socket, frames).await;
+            let frames = self.take(item);
+            self.send(socket, frames).await;
         }
-        send(socket, self.batcher.flush()).await;
+        let last = [self.batcher.flush(), None];
+        self.send(socket, last).await;
+        let deadline = Instant::now() + DRAIN;
+        while self.in_flight.bytes.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
+            tokio::select! {
+                () = self.in_flight.freed.notified() => {}
+                () = sleep_until(deadline) => {}
+            }
+        }
         sleep(LINGER).await;
         Ended::Stopped
     }
 
-    fn take(&mut self, item: &Item) -> Option<Frames> {
+    /// The messages that an item completes, in order.
+    fn take(&mut self, item: Item) -> [Option<Frames>; 2] {
         self.budget.give(item.cost());
-        self.batcher.push(&item.topic, &item.payload, Instant::now())
+        if !item.alone {
+            return [self.batcher.push(&item.topic, &item.payload, Instant::now()), None];
+        }
+        let topic = Bytes::from(item.topic.into_string());
+        [self.batcher.flush(), Some(Frames { topic, body: item.payload })]
     }
-}
 
-async fn send(socket: &mut PubSocket, frames: Option<Frames>) {
-    let Some(frames) = frames else { return };
-    let message = ZmqMessage::try_from(vec![frames.topic, frames.body]).expect("two frames are a message");
-    // A PUB reports no peer's fault here; the monitor does.
-    if let Err(error) = socket.send(message).await {
-        tracing::debug!(%error, "a batch was not sent");
+    async fn send(&self, socket: &mut PubSocket, frames: [Option<Frames>; 2]) {
+        for Frames { topic, body } in frames.into_iter().flatten() {
+            let parts = vec![topic, self.in_flight.counted(body)];
+            let message = ZmqMessage::try_from(parts).expect("two frames are a message");
+            // A PUB reports no peer's fault here; the monitor does.
+            if let Err(error) = socket.send(message).await {
+                tracing::debug!(%error, "a batch was not sent");
+            }
+        }
     }
 }
 
@@ -434,6 +567,58 @@ mod tests {
         task.shutdown().await;
         assert_eq!(publisher.dropped(), 25);
         assert_eq!(publisher.publish("A", &payload(1)), Publish::Dropped);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_alone_goes_after_what_came_before_it_and_as_it_is() {
+        let (_items, inbox) = mpsc::channel(1);
+        let mut task = Task {
+            endpoint: String::new(),
+            batcher: Batcher::new(BatchLimits::default()),
+            inbox,
+            budget: ByteBudget::new(1 << 20),
+            stopped: watch::channel(()).1,
+            dropped: Arc::default(),
+            held: [None, None],
+            in_flight: Arc::default(),
+        };
+        let mut take = |topic: &str, payload: Vec<u8>, alone| {
+            let item = Item { topic: topic.into(), payload: payload.into(), alone };
+            assert!(task.budget.try_take(item.cost()));
+            task.take(item)
+        };
+        assert_eq!(take("A", payload(1), false), [None, None]);
+        let [before, order] = take("X_asha_orders", b"{}".to_vec(), true);
+        assert_eq!(items(&before.expect("what waited")), [("A".to_owned(), 1)]);
+        let (topic, body) = (Bytes::from_static(b"X_asha_orders"), Bytes::from_static(b"{}"));
+        assert_eq!(order, Some(Frames { topic, body }));
+        assert_eq!(task.budget.used(), 0);
+    }
+
+    #[test]
+    fn what_the_crate_holds_counts_until_its_last_copy_is_gone() {
+        let in_flight = Arc::<InFlight>::default();
+        let first = in_flight.counted(Bytes::from(vec![0; IN_FLIGHT_BYTES_MAX - 1]));
+        let copy = first.slice(1..);
+        let second = in_flight.counted(Bytes::from_static(b"x"));
+        assert!(in_flight.is_full());
+        drop(second);
+        assert!(!in_flight.is_full());
+        drop(first);
+        assert_eq!(in_flight.bytes.load(Ordering::Relaxed), IN_FLIGHT_BYTES_MAX - 1);
+        drop(copy);
+        assert_eq!((in_flight.bytes.load(Ordering::Relaxed), in_flight.released.load(Ordering::Relaxed)), (0, 2));
+    }
+
+    #[test]
+    fn the_ports_above_stand_in_for_one_that_is_in_use() {
+        let of = |text: &str| stand_ins(&text.parse().expect(text)).map(|e| e.to_string()).collect::<Vec<_>>();
+        let above = of("tcp://127.0.0.1:5601");
+        assert_eq!((&above[..2], above.len()), (&["tcp://127.0.0.1:5601".to_owned(), "tcp://127.0.0.1:5602".to_owned()][..], 200));
+        assert_eq!(of("tcp://127.0.0.1:65535"), ["tcp://127.0.0.1:65535"]);
+        assert_eq!(of("ipc:///tmp/x"), ["ipc:///tmp/x"]);
+        let picked = of("tcp://127.0.0.1:0");
+        assert!(picked.len() == 200 && picked.iter().all(|e| e == "tcp://127.0.0.1:0"));
     }
 
     #[tokio::test]

@@ -40,6 +40,7 @@ pub(super) fn owners(settings: &Settings) -> Vec<(&str, &str)> {
     let natives = settings
         .brokers
         .iter()
+        .filter(|(_, broker)| matches!(broker.kind, AdapterKind::Native(_)))
         .flat_map(|(name, broker)| broker.users.iter().map(|user| (name.as_str(), user.as_str())));
     let mut owners: Vec<(&str, &str)> = Vec::new();
     for owner in sources.chain(natives) {

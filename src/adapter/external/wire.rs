@@ -6,7 +6,7 @@
 use crate::adapter::CallError;
 use crate::limits::{CONTROL_NAME_BYTES_MAX, CONTROL_TEXT_BYTES_MAX, PUBLISHES_MAX};
 use crate::model::Mode;
-use crate::shards::key::KeyName;
+use crate::shards::key::{FaultCode, KeyName};
 use crate::wire::transcode;
 use bytes::Bytes;
 use rmp::encode;
@@ -155,15 +155,17 @@ fn outcome(map: Map) -> Result<Result<Option<u32>, CallError>, Malformed> {
     match map.status.as_deref() {
         Some("success") => Ok(Ok(map.actual_depth)),
         Some("error") => {
+            let is_full = map.code.as_deref() == Some(FaultCode::Capacity.code());
             let words = map.message.filter(|m| !m.is_empty()).or(map.code);
-            Ok(Err(CallError::Refused(text(words.unwrap_or_else(|| "The adapter refused".to_owned())))))
+            let words = text(words.unwrap_or_else(|| "The adapter refused".to_owned()));
+            Ok(Err(if is_full { CallError::Full(words) } else { CallError::Refused(words) }))
         }
         _ => Err(Malformed::Map),
     }
 }
 
 /// Words of an adapter go to clients and logs: not endless, and on one line.
-fn text(mut words: String) -> String {
+pub(in crate::adapter) fn text(mut words: String) -> String {
     if words.len() > CONTROL_TEXT_BYTES_MAX {
         let end = (0..=CONTROL_TEXT_BYTES_MAX).rev().find(|at| words.is_char_boundary(*at)).unwrap_or(0);
         words.truncate(end);
@@ -207,11 +209,11 @@ pub fn unsubscribe_all(session: u64, id: u64) -> Bytes {
 }
 
 /// One map, key by key. Writing to memory cannot fail.
-struct Writer(Vec<u8>);
+pub(in crate::adapter) struct Writer(Vec<u8>);
 
 impl Writer {
     /// `v`, `op`, `session` if there is one, and room for `more` keys.
-    fn new(op: &str, session: Option<u64>, more: u32) -> Self {
+    pub(in crate::adapter) fn new(op: &str, session: Option<u64>, more: u32) -> Self {
         let mut out = Vec::with_capacity(96);
         encode::write_map_len(&mut out, 2 + u32::from(session.is_some()) + more).expect("to memory");
         let writer = Writer(out).uint("v", 1).text("op", op);
@@ -221,15 +223,39 @@ impl Writer {
         }
     }
 
-    fn uint(mut self, key: &str, value: u64) -> Self {
+    pub(in crate::adapter) fn uint(mut self, key: &str, value: u64) -> Self {
         encode::write_str(&mut self.0, key).expect("to memory");
         encode::write_uint(&mut self.0, value).expect("to memory");
         self
     }
 
-    fn text(mut self, key: &str, value: &str) -> Self {
+    pub(in crate::adapter) fn text(mut self, key: &str, value: &str) -> Self {
         encode::write_str(&mut self.0, key).expect("to memory");
         encode::write_str(&mut self.0, value).expect("to memory");
+        self
+    }
+
+    pub(in crate::adapter) fn flag(mut self, key: &str, value: bool) -> Self {
+        encode::write_str(&mut self.0, key).expect("to memory");
+        encode::write_bool(&mut self.0, value).expect("to memory");
+        self
+    }
+
+    pub(in crate::adapter) fn uints(mut self, key: &str, values: &[u64]) -> Self {
+        encode::write_str(&mut self.0, key).expect("to memory");
+        encode::write_array_len(&mut self.0, values.len() as u32).expect("to memory");
+        for value in values {
+            encode::write_uint(&mut self.0, *value).expect("to memory");
+        }
+        self
+    }
+
+    pub(in crate::adapter) fn texts(mut self, key: &str, values: &[String]) -> Self {
+        encode::write_str(&mut self.0, key).expect("to memory");
+        encode::write_array_len(&mut self.0, values.len() as u32).expect("to memory");
+        for value in values {
+            encode::write_str(&mut self.0, value).expect("to memory");
+        }
         self
     }
 
@@ -238,7 +264,7 @@ impl Writer {
         self.text("symbol", symbol).text("exchange", exchange).uint("mode", name.mode.int().into())
     }
 
-    fn done(self) -> Bytes {
+    pub(in crate::adapter) fn done(self) -> Bytes {
         self.0.into()
     }
 }
