@@ -4,20 +4,22 @@
 //! payload. Out: `["BATCH", [[topic, payload], …]]`, in the order of `publish`. Promise: `publish` never waits; what
 //! waits is bounded in bytes and counted when dropped, and so is what the crate has taken and not sent; the last items
 //! leave by a real timer, and on shutdown. The crate never reconnects a PUB: its monitor is watched and the socket
-//! rebuilt with back-off. Who stops reading holds everybody up, and is hung up on after [`STALL`]. A PUB that binds does
-//! so where only this machine reaches it, since any peer can abort a process that listens with that crate.
-//! Tests: at the end, `tests/bus_peers.rs`.
+//! rebuilt with back-off. Who stops reading holds everybody up, and is hung up on after [`STALL`]. One that binds waits a
+//! while for its subscriber, and does so where only this machine reaches it: any peer can abort a process that listens
+//! with that crate. Tests: at the end, `tests/bus_peers.rs`.
 
 use crate::model::ByteBudget;
 use crate::zmtp::listener::{self, BindCause, BindError, Bound};
 use crate::zmtp::{Backoff, Direction, Endpoint};
 use bytes::{BufMut, Bytes, BytesMut};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
+use zeromq::util::PeerIdentity;
 use zeromq::{PubSocket, Socket, SocketEvent, SocketOptions, SocketSend, ZmqMessage};
 
 /// Items that may wait for the task, counted; bytes are usually met first.
@@ -39,6 +41,8 @@ const IN_FLIGHT_BYTES_MAX: usize = 4 << 20;
 pub const STALL: Duration = Duration::from_secs(10);
 /// At the end, what the crate holds gets this long to leave.
 const DRAIN: Duration = Duration::from_secs(1);
+/// Items wait so long for a subscriber to a bound socket; after that they go the way of all that a PUB without one sends.
+const HOLD: Duration = Duration::from_secs(3);
 /// Ports tried by [`stand_ins`], counted.
 const PORTS_TRIED: u16 = 200;
 
@@ -197,8 +201,8 @@ impl BatchPublisher {
         let (bound, real) = match config.direction {
             Direction::Bind => {
                 let (bound, real) = bind(&config.endpoint)?;
-                let socket = adopt(&bound).await.map_err(|error| PublishError::Listen(real.clone(), error))?;
-                (Some((bound, socket)), real)
+                let listening = listen(&bound).await.map_err(|error| PublishError::Listen(real.clone(), error))?;
+                (Some((bound, listening)), real)
             }
             Direction::Connect => (None, config.endpoint.clone()),
         };
@@ -295,13 +299,76 @@ fn bind(endpoint: &Endpoint) -> Result<(Bound, Endpoint), PublishError> {
 }
 
 /// A socket on a copy of the listener, which stays ours: nobody else gets the port while a socket is replaced.
-async fn adopt(bound: &Bound) -> Result<PubSocket, zeromq::ZmqError> {
+async fn listen(bound: &Bound) -> Result<(PubSocket, Peers), zeromq::ZmqError> {
     let mut socket = PubSocket::new();
+    // Taken before listening, or the first events are missed.
+    let mut monitor = socket.monitor();
     match bound {
         Bound::Tcp(listener) => socket.bind_listener(listener.try_clone()?).await?,
         Bound::Ipc(listener, _) => socket.bind_listener(listener.try_clone()?).await?,
     };
-    Ok(socket)
+    let event = Box::new(move || monitor.try_recv().ok());
+    Ok((socket, Peers::Come { event, here: HashSet::new(), settled: Instant::now(), held: None }))
+}
+
+/// The next event of a socket's monitor, if one waits.
+type NextEvent = Box<dyn FnMut() -> Option<SocketEvent> + Send>;
+
+/// The far ends of a socket, as its monitor tells them.
+enum Peers {
+    /// There is one, that we connected to.
+    One { event: NextEvent },
+    /// They come and go.
+    Come {
+        event: NextEvent,
+        here: HashSet<PeerIdentity>,
+        /// When the first of them will have said what it wants.
+        settled: Instant,
+        /// Since when something waits for one.
+        held: Option<Instant>,
+    },
+}
+
+/// What may be done with a socket now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sight {
+    Send,
+    Hold,
+    Lost,
+}
+
+impl Peers {
+    fn look(&mut self, waits: bool) -> Sight {
+        match self {
+            Peers::One { event } => {
+                let lost = std::iter::from_fn(event)
+                    .any(|event| matches!(event, SocketEvent::Disconnected(_) | SocketEvent::Closed));
+                if lost { Sight::Lost } else { Sight::Send }
+            }
+            Peers::Come { event, here, settled, held } => {
+                let now = Instant::now();
+                for event in std::iter::from_fn(event) {
+                    match event {
+                        SocketEvent::Accepted(_, peer) => {
+                            if here.is_empty() {
+                                *settled = now + SETTLE;
+                            }
+                            here.insert(peer);
+                        }
+                        SocketEvent::Disconnected(peer) => _ = here.remove(&peer),
+                        _ => {}
+                    }
+                }
+                let expected = !here.is_empty() && *settled <= now;
+                if expected || !waits {
+                    *held = None;
+                    return if expected { Sight::Send } else { Sight::Hold };
+                }
+                let since = *held.get_or_insert(now);
+                if now - since < HOLD { Sight::Hold } else { Sight::Send }
+            }
+        }
+    }
 }
 
 /// What the crate has taken and not let go of: sent or dropped, it does not say which.
@@ -358,31 +425,32 @@ struct Task {
     budget: Arc<ByteBudget>,
     stopped: watch::Receiver<()>,
     dropped: Arc<AtomicU64>,
-    /// Messages that were ready when their socket was lost.
+    /// Messages that were ready when their far end had gone; they may still reach the next one.
     held: [Option<Frames>; 2],
     /// Of the socket of now.
     in_flight: Arc<InFlight>,
 }
 
 impl Task {
-    async fn run(mut self, bound: Option<(Bound, PubSocket)>) {
+    async fn run(mut self, bound: Option<(Bound, (PubSocket, Peers))>) {
         match bound {
-            Some((bound, socket)) => self.publish_bound(&bound, socket).await,
+            Some((bound, listening)) => self.publish_bound(&bound, listening).await,
             None => self.publish_connected().await,
         }
         // What nobody was connected for at the end.
         self.dropped.fetch_add(self.inbox.len() as u64, Ordering::Relaxed);
     }
 
-    async fn publish_bound(&mut self, bound: &Bound, mut socket: PubSocket) {
+    async fn publish_bound(&mut self, bound: &Bound, listening: (PubSocket, Peers)) {
+        let (mut socket, mut peers) = listening;
         loop {
-            let ended = self.serve(&mut socket, || false).await;
+            let ended = self.serve(&mut socket, peers).await;
             socket.close().await;
             if matches!(ended, Ended::Stopped) {
                 return;
             }
-            socket = match adopt(bound).await {
-                Ok(socket) => socket,
+            (socket, peers) = match listen(bound).await {
+                Ok(listening) => listening,
                 Err(error) => return tracing::error!(endpoint = %self.endpoint, %error, "cannot publish any more"),
             };
         }
@@ -405,11 +473,8 @@ impl Task {
                     tracing::info!(endpoint = %self.endpoint, "publishing");
                     backoff.reset();
                     sleep(SETTLE).await;
-                    let lost = || {
-                        std::iter::from_fn(|| monitor.try_recv().ok())
-                            .any(|event| matches!(event, SocketEvent::Disconnected(_) | SocketEvent::Closed))
-                    };
-                    match self.serve(&mut socket, lost).await {
+                    let event = Box::new(move || monitor.try_recv().ok());
+                    match self.serve(&mut socket, Peers::One { event }).await {
                         Ended::Stopped => return drop(socket.close().await),
                         Ended::Lost => tracing::warn!(endpoint = %self.endpoint, "the bus is gone; connecting again"),
                         Ended::Stuck => {}
@@ -426,22 +491,30 @@ impl Task {
         }
     }
 
-    /// Sends until told to stop, until `lost` says that the far end has gone, or until it takes nothing.
-    async fn serve(&mut self, socket: &mut PubSocket, mut lost: impl FnMut() -> bool) -> Ended {
+    /// Sends until told to stop, until the far end has gone, or until it takes nothing.
+    async fn serve(&mut self, socket: &mut PubSocket, mut peers: Peers) -> Ended {
         self.in_flight = Arc::default();
-        let held = std::mem::take(&mut self.held);
-        self.send(socket, held).await;
         let mut look = tokio::time::interval(MONITOR_PERIOD);
         let (mut released, mut moved) = (0, Instant::now());
         loop {
             let (due, full) = (self.batcher.due(), self.in_flight.is_full());
+            let waits = due.is_some() || !self.inbox.is_empty() || self.held != [None, None];
+            let sight = peers.look(waits);
+            if sight == Sight::Lost {
+                return Ended::Lost;
+            }
+            let open = sight == Sight::Send && !full;
+            if open {
+                let held = std::mem::take(&mut self.held);
+                self.send(socket, held).await;
+            }
             let frames = tokio::select! {
-                item = self.inbox.recv(), if !full => match item {
+                item = self.inbox.recv(), if open => match item {
                     Some(item) => self.take(item),
                     // All handles are gone: as good as a shutdown.
                     None => break,
                 },
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() && !full => {
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() && open => {
                     [self.batcher.flush(), None]
                 }
                 () = self.in_flight.freed.notified(), if full => [None, None],
@@ -456,13 +529,17 @@ impl Task {
                 tracing::warn!(endpoint = %self.endpoint, bytes, "a subscriber takes nothing and is hung up on");
                 return Ended::Stuck;
             }
-            if lost() {
-                // What the crate had taken is gone with its socket; these may still reach the next one.
-                self.held = frames;
-                return Ended::Lost;
+            if frames == [None, None] {
+                continue;
             }
-            self.send(socket, frames).await;
+            // The wait may have been long.
+            match peers.look(true) {
+                Sight::Send => self.send(socket, frames).await,
+                Sight::Hold | Sight::Lost => self.held = frames,
+            }
         }
+        let held = std::mem::take(&mut self.held);
+        self.send(socket, held).await;
         while let Ok(item) = self.inbox.try_recv() {
             let frames = self.take(item);
             self.send(socket, frames).await;
