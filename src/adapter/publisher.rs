@@ -283,9 +283,7 @@ pub fn stand_ins(first: &Endpoint) -> impl Iterator<Item = Endpoint> {
     let first = first.clone();
     (0..PORTS_TRIED).map_while(move |tried| match &first {
         Endpoint::Tcp { port: 0, .. } => Some(first.clone()),
-        Endpoint::Tcp { host, port } => {
-            Some(Endpoint::Tcp { host: host.clone(), port: port.checked_add(tried)? })
-        }
+        Endpoint::Tcp { host, port } => Some(Endpoint::Tcp { host: host.clone(), port: port.checked_add(tried)? }),
         Endpoint::Ipc(_) => (tried == 0).then(|| first.clone()),
     })
 }
@@ -691,7 +689,10 @@ mod tests {
     fn the_ports_above_stand_in_for_one_that_is_in_use() {
         let of = |text: &str| stand_ins(&text.parse().expect(text)).map(|e| e.to_string()).collect::<Vec<_>>();
         let above = of("tcp://127.0.0.1:5601");
-        assert_eq!((&above[..2], above.len()), (&["tcp://127.0.0.1:5601".to_owned(), "tcp://127.0.0.1:5602".to_owned()][..], 200));
+        assert_eq!(
+            (&above[..2], above.len()),
+            (&["tcp://127.0.0.1:5601".to_owned(), "tcp://127.0.0.1:5602".to_owned()][..], 200)
+        );
         assert_eq!(of("tcp://127.0.0.1:65535"), ["tcp://127.0.0.1:65535"]);
         assert_eq!(of("ipc:///tmp/x"), ["ipc:///tmp/x"]);
         let picked = of("tcp://127.0.0.1:0");

@@ -143,7 +143,8 @@ async fn simulate(settings: &Settings, wiring: Wiring, counts: Arc<Counts>) {
     }));
 }
 
-fn take_apart() -> TakeApart {
+/// How messages of a feed are taken apart: as ingest reads them.
+pub fn take_apart() -> TakeApart {
     let explode = explode(Arc::new(Brokers::new()));
     Box::new(move |message: &SourceMessage, each| {
         explode(message, &mut |kind, topic, payload| each(kind == Kind::Lossless, topic, payload));

@@ -2,7 +2,7 @@
 //! the adapter behind it is logged in.
 //!
 //! In: the connection that comes and goes, what the server says, what the adapter reports, time. Out: [`Effect`]s in order.
-//! Promises: hello on connect, when asked, and after 6 s without a word; one result for each id of the live session, none for any
+//! Promises: hello on connect, when asked, and after every 6 s without a word; one result for each id of the live session, none for any
 //! other; calls reach the adapter in their order and only once it is logged in; nothing is published without a session,
 //! since until then nobody has said whose ticks these are. Knows no sockets, clocks or brokers. Tests: `machine/tests.rs`.
 
@@ -25,6 +25,9 @@ pub const BEAT: Duration = Duration::from_secs(2);
 pub const CALLS_MAX: usize = 2 * limits::ADAPTER_CALLS_PENDING;
 /// Failed logins are tried again soon for so long, then seldom.
 const QUICK: Duration = Duration::from_secs(120);
+/// A connection on which nothing was heard for so long is given up. A server that was stopped and goes on reads the hellos that wait
+/// on the old one at once; a new one would have to be made first.
+const GIVE_UP: Duration = Duration::from_secs(30);
 /// The reason of a `disconnect` by which another process takes over.
 const REPLACED: &str = "replaced";
 
@@ -90,6 +93,8 @@ pub struct Machine {
     line: Line,
     /// When the server last said something, or the connection began.
     heard: Instant,
+    /// When silence means the next hello.
+    patience: Instant,
     feed: Feed,
     /// Log in without being asked for anything: at the start, so that bad credentials show at once.
     eager: bool,
@@ -113,6 +118,7 @@ impl Machine {
             card,
             line: Line::Down,
             heard: now,
+            patience: now,
             feed: Feed::Idle,
             eager: true,
             broken: false,
@@ -133,7 +139,7 @@ impl Machine {
 
     /// A connection to the server stands.
     pub fn connected(&mut self, now: Instant) {
-        self.heard = now;
+        self.heard_at(now);
         self.hello();
     }
 
@@ -144,7 +150,7 @@ impl Machine {
 
     /// The server said this; `None`: something that cannot be used, which is a word all the same.
     pub fn heard(&mut self, told: Option<Told>, now: Instant) {
-        self.heard = now;
+        self.heard_at(now);
         let live = match self.line {
             Line::Down => return,
             Line::Live { session, .. } => Some(session),
@@ -202,10 +208,13 @@ impl Machine {
 
     /// Time has passed.
     pub fn tick(&mut self, now: Instant) {
-        if self.line != Line::Down && now.duration_since(self.heard) >= limits::CONTROL_SILENCE {
-            tracing::warn!("nothing was heard from the server for {} s", limits::CONTROL_SILENCE.as_secs());
+        if self.line != Line::Down && now.duration_since(self.heard) >= GIVE_UP {
             self.end_session(Line::Down);
             self.out.push(Effect::Reconnect);
+        } else if self.line != Line::Down && self.patience <= now {
+            tracing::warn!("nothing is heard from the server; saying hello again");
+            self.patience = now + limits::CONTROL_SILENCE;
+            self.hello();
         }
         if let Line::Live { session, beat } = &mut self.line
             && *beat <= now
@@ -220,7 +229,7 @@ impl Machine {
 
     /// When [`Machine::tick`] has something to do, at the latest.
     pub fn wake_at(&self) -> Option<Instant> {
-        let silence = (self.line != Line::Down).then(|| self.heard + limits::CONTROL_SILENCE);
+        let silence = (self.line != Line::Down).then(|| self.patience.min(self.heard + GIVE_UP));
         let beat = match self.line {
             Line::Live { beat, .. } => Some(beat),
             Line::Down | Line::Greeting | Line::Parked => None,
@@ -230,6 +239,10 @@ impl Machine {
             _ => None,
         };
         [silence, beat, retry].into_iter().flatten().min()
+    }
+
+    fn heard_at(&mut self, now: Instant) {
+        (self.heard, self.patience) = (now, now + limits::CONTROL_SILENCE);
     }
 
     fn hello(&mut self) {

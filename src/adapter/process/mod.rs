@@ -204,7 +204,8 @@ impl Shell {
     async fn goodbye(mut self) {
         self.tell(Command::Disconnect);
         let Some(mut feed) = self.feed.take() else { return };
-        let logged_out = async { while feed.reports.recv().await.is_some_and(|report| report != Report::Disconnected) {} };
+        let logged_out =
+            async { while feed.reports.recv().await.is_some_and(|report| report != Report::Disconnected) {} };
         if timeout(GOODBYE, logged_out).await.is_err() {
             tracing::warn!("the adapter did not log out in time");
         }

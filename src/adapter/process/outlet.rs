@@ -5,9 +5,7 @@
 //! without a session; a full publisher is waited for, so that the feed merges ticks to the newest instead of losing any; orders go
 //! as messages of their own. What is merged, dropped or left out is counted and logged. Tests: `tests/adapter_process.rs`.
 
-use crate::adapter::publisher::{
-    BatchLimits, BatchPublisher, Config, Publish, PublishError, PublisherTask, stand_ins,
-};
+use crate::adapter::publisher::{BatchLimits, BatchPublisher, Config, Publish, PublishError, PublisherTask, stand_ins};
 use crate::limits::TICK_PAYLOAD_BYTES_MAX;
 use crate::model::{SourceMessage, SourceReceiver};
 use crate::zmtp::listener::BindCause;
@@ -110,9 +108,14 @@ impl Outlet {
         tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut told = (0, 0);
         loop {
+            // Before the last look at what there is, so that nothing handed over before is left behind.
+            let last = *stop.borrow();
+            while let Ok(source) = sources.try_recv() {
+                open.push(source);
+            }
             for source in &mut open {
                 while let Some(message) = source.try_recv() {
-                    if *live.borrow() {
+                    if *live.borrow() && !*stop.borrow() {
                         tokio::select! {
                             () = self.room(&message) => {}
                             _ = stop.changed() => {}
@@ -122,7 +125,7 @@ impl Outlet {
                 }
             }
             open.retain(|source| !source.is_closed());
-            if *stop.borrow() {
+            if last {
                 break;
             }
             tokio::select! {
@@ -214,12 +217,8 @@ async fn start(
     wanted: &Endpoint,
     direction: Direction,
 ) -> Result<(BatchPublisher, PublisherTask, Endpoint), PublishError> {
-    let config = |endpoint| Config {
-        endpoint,
-        direction,
-        limits: BatchLimits::default(),
-        queue_bytes_max: QUEUE_BYTES_MAX,
-    };
+    let config =
+        |endpoint| Config { endpoint, direction, limits: BatchLimits::default(), queue_bytes_max: QUEUE_BYTES_MAX };
     let mut in_use = None;
     for endpoint in stand_ins(wanted) {
         match BatchPublisher::start(config(endpoint)).await {
@@ -238,9 +237,8 @@ mod tests {
 
     #[test]
     fn sockets_bind_side_by_side() {
-        let of = |first: &str, last: &str| {
-            beside(&first.parse().expect(first), &last.parse().expect(last), 1).to_string()
-        };
+        let of =
+            |first: &str, last: &str| beside(&first.parse().expect(first), &last.parse().expect(last), 1).to_string();
         assert_eq!(of("tcp://127.0.0.1:5601", "tcp://127.0.0.1:5603"), "tcp://127.0.0.1:5604");
         assert_eq!(of("tcp://127.0.0.1:0", "tcp://127.0.0.1:43210"), "tcp://127.0.0.1:0");
         assert_eq!(of("ipc:///tmp/feed", "ipc:///tmp/feed"), "ipc:///tmp/feed-2");

@@ -83,12 +83,9 @@ pub fn read(message: &[u8]) -> Option<Told> {
     }
     Some(match &map.op[..] {
         "welcome" => Told::Welcome { session: map.session? },
-        "subscribe" => Told::Subscribe {
-            session: map.session?,
-            id: map.id?,
-            depth: map.depth.unwrap_or(DEPTH),
-            name: name(&map),
-        },
+        "subscribe" => {
+            Told::Subscribe { session: map.session?, id: map.id?, depth: map.depth.unwrap_or(DEPTH), name: name(&map) }
+        }
         "unsubscribe" => Told::Unsubscribe { session: map.session?, id: map.id?, name: name(&map) },
         "unsubscribe_all" => Told::UnsubscribeAll { session: map.session?, id: map.id? },
         "disconnect" => Told::Disconnect { session: map.session, reason: text(map.reason.unwrap_or_default()) },
@@ -235,7 +232,8 @@ mod tests {
             assert_eq!(say(map), None);
         }
         assert_eq!(read(b"\xdf\xff\xff\xff\xff"), None);
-        let subscribe = json!({"v": 1, "op": "subscribe", "session": 1, "id": 2, "symbol": "", "exchange": "NSE", "mode": 9});
+        let subscribe =
+            json!({"v": 1, "op": "subscribe", "session": 1, "id": 2, "symbol": "", "exchange": "NSE", "mode": 9});
         assert_eq!(say(subscribe), Some(Told::Subscribe { session: 1, id: 2, name: None, depth: DEPTH }));
     }
 }

@@ -129,7 +129,7 @@ fn calls_wait_for_the_first_login_and_each_has_one_result() {
 }
 
 #[test]
-fn a_heartbeat_leaves_every_two_seconds_and_six_of_silence_bring_a_new_connection_and_hello() {
+fn a_heartbeat_leaves_every_two_seconds_and_six_of_silence_bring_a_hello_and_thirty_a_new_connection() {
     let mut rig = Rig::live();
     for _ in 0..5 {
         rig.pass(BEAT);
@@ -141,14 +141,18 @@ fn a_heartbeat_leaves_every_two_seconds_and_six_of_silence_bring_a_new_connectio
     assert_eq!(rig.did(), ["beat 7", "beat 7"]);
     assert_eq!(rig.machine.wake_at(), Some(rig.now + BEAT));
     rig.pass(BEAT);
-    assert_eq!(rig.did(), ["silence", "reconnect"]);
+    assert_eq!(rig.did(), ["silence", "hello"]);
+    for _ in 0..3 {
+        rig.pass(limits::CONTROL_SILENCE);
+        assert_eq!(rig.did(), ["hello"]);
+    }
+    rig.pass(limits::CONTROL_SILENCE);
+    assert_eq!(rig.did(), ["reconnect"]);
     assert_eq!(rig.machine.wake_at(), None, "the link says when there is a connection again");
     rig.machine.disconnected();
     rig.machine.connected(rig.now);
-    assert_eq!(rig.did(), ["hello"]);
-    // A server that takes the connection and says nothing: again after six seconds.
-    rig.pass(limits::CONTROL_SILENCE);
-    assert_eq!(rig.did(), ["reconnect"]);
+    rig.hear(&wire::welcome(8));
+    assert_eq!(rig.did(), ["hello", "publish"]);
 }
 
 #[test]
@@ -316,7 +320,7 @@ fn a_process_that_is_replaced_ends_and_one_whose_hello_is_refused_asks_again() {
     rig.machine.connected(rig.now);
     rig.hear(&wire::disconnect(None, "the secret is wrong"));
     rig.pass(limits::CONTROL_SILENCE);
-    assert_eq!(rig.did(), ["hello", "reconnect"]);
+    assert_eq!(rig.did(), ["hello", "hello"]);
 }
 
 /// One step of a random story.
