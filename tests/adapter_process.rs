@@ -378,7 +378,7 @@ fn on_the_server_s_own_bus_ticks_are_back_as_soon() {
     let adapter = Adapter::simulated(&place.control, &["--connect", &place.bus], &[]);
     assert_eq!(adapter.ready, [format!("ACTUAL_ZMQ_ENDPOINT={}", place.bus)]);
     live_tick(&mut subscribed(&server, "RELIANCE"));
-    for _ in 0..RESTARTS.min(3) {
+    for _ in 0..RESTARTS {
         server.process.kill();
         server = place.start();
         let ready = Instant::now();

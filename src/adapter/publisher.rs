@@ -315,7 +315,11 @@ type NextEvent = Box<dyn FnMut() -> Option<SocketEvent> + Send>;
 /// The far ends of a socket, as its monitor tells them.
 enum Peers {
     /// There is one, that we connected to.
-    One { event: NextEvent },
+    One {
+        event: NextEvent,
+        /// It has gone; an event is told once.
+        lost: bool,
+    },
     /// They come and go.
     Come {
         event: NextEvent,
@@ -338,10 +342,10 @@ enum Sight {
 impl Peers {
     fn look(&mut self, waits: bool) -> Sight {
         match self {
-            Peers::One { event } => {
-                let lost = std::iter::from_fn(event)
+            Peers::One { event, lost } => {
+                *lost |= std::iter::from_fn(event)
                     .any(|event| matches!(event, SocketEvent::Disconnected(_) | SocketEvent::Closed));
-                if lost { Sight::Lost } else { Sight::Send }
+                if *lost { Sight::Lost } else { Sight::Send }
             }
             Peers::Come { event, here, settled, held } => {
                 let now = Instant::now();
@@ -472,7 +476,7 @@ impl Task {
                     backoff.reset();
                     sleep(SETTLE).await;
                     let event = Box::new(move || monitor.try_recv().ok());
-                    match self.serve(&mut socket, Peers::One { event }).await {
+                    match self.serve(&mut socket, Peers::One { event, lost: false }).await {
                         Ended::Stopped => return drop(socket.close().await),
                         Ended::Lost => tracing::warn!(endpoint = %self.endpoint, "the bus is gone; connecting again"),
                         Ended::Stuck => {}
@@ -697,6 +701,38 @@ mod tests {
         assert_eq!(of("ipc:///tmp/x"), ["ipc:///tmp/x"]);
         let picked = of("tcp://127.0.0.1:0");
         assert!(picked.len() == 200 && picked.iter().all(|e| e == "tcp://127.0.0.1:0"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_far_end_that_has_gone_stays_gone_and_one_that_comes_is_given_time_to_say_what_it_wants() {
+        let (tell, told) = std::sync::mpsc::sync_channel(4);
+        let event = Box::new(move || told.try_recv().ok());
+        let mut one = Peers::One { event, lost: false };
+        assert_eq!(one.look(true), Sight::Send);
+        let peer = PeerIdentity::new();
+        tell.send(SocketEvent::Disconnected(peer.clone())).expect("room");
+        assert_eq!((one.look(true), one.look(true)), (Sight::Lost, Sight::Lost));
+
+        let (tell, told) = std::sync::mpsc::sync_channel(4);
+        let event = Box::new(move || told.try_recv().ok());
+        let mut come = Peers::Come { event, here: HashSet::new(), settled: Instant::now(), held: None };
+        assert_eq!((come.look(false), come.look(true)), (Sight::Hold, Sight::Hold));
+        sleep(HOLD).await;
+        assert_eq!(come.look(true), Sight::Send, "as a PUB without a subscriber does");
+        assert_eq!(come.look(false), Sight::Hold);
+        let accepted = || SocketEvent::Accepted("tcp://127.0.0.1:1".parse().expect("one of theirs"), peer.clone());
+        tell.send(accepted()).expect("room");
+        assert_eq!(come.look(true), Sight::Hold);
+        sleep(SETTLE).await;
+        assert_eq!((come.look(true), come.look(false)), (Sight::Send, Sight::Send));
+        // The crate may say twice that one has gone.
+        tell.send(SocketEvent::Disconnected(peer.clone())).expect("room");
+        tell.send(SocketEvent::Disconnected(peer.clone())).expect("room");
+        assert_eq!(come.look(true), Sight::Hold);
+        tell.send(accepted()).expect("room");
+        come.look(true);
+        sleep(SETTLE).await;
+        assert_eq!(come.look(true), Sight::Send);
     }
 
     #[tokio::test]
