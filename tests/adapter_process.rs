@@ -331,6 +331,31 @@ fn a_renewed_token_is_taken_up_and_a_refused_login_is_told_to_the_client() {
 }
 
 #[test]
+fn a_change_of_mode_costs_a_subscriber_of_the_last_price_no_tick() {
+    let account = Account::new("ap-modes", &Account::two());
+    let server = server();
+    let _adapter = account.adapter(&server.control, 2);
+    let (mut plain, mut deep) = (server.client(), server.client());
+    plain.subscribe(&["INFY"], 1);
+    account.await_held(&[(INFY, "ltp")]);
+    let mut price = 157_000;
+    let mut next = |plain: &mut Client| {
+        price += 5;
+        account.kite.price(INFY, price);
+        assert_eq!(plain.tick()["data"]["ltp"], json!(f64::from(price) / 100.0));
+    };
+    for _ in 0..3 {
+        (0..20).for_each(|_| next(&mut plain));
+        deep.subscribe(&["INFY"], 3);
+        account.await_held(&[(INFY, "full")]);
+        // The first packets in the higher mode serve the lower one too.
+        (0..20).for_each(|_| next(&mut plain));
+        deep.request(json!({"action": "unsubscribe", "symbols": [{"symbol": "INFY", "exchange": "NSE", "mode": 3}]}));
+        account.await_held(&[(INFY, "ltp")]);
+    }
+}
+
+#[test]
 fn a_second_process_for_one_user_takes_over_and_the_first_ends() {
     let account = Account::new("ap-second", &Account::two());
     let server = server();

@@ -91,6 +91,7 @@ impl AdapterProcess {
                 Direction::Bind => outlet.endpoints().iter().map(Endpoint::to_string).collect(),
                 Direction::Connect => Vec::new(),
             },
+            highest_only: true,
             secret: settings.adapters.secret.as_ref().map(|s| s.expose().to_owned()).filter(|s| !s.is_empty()),
         };
         let make = make(settings, &plan, wiring, outlet.counts()).await;

@@ -59,6 +59,8 @@ pub struct Hello {
     pub publishes: Vec<String>,
     /// What `adapters.secret` must be equal to.
     pub secret: Option<String>,
+    /// It publishes each tick once, in its highest mode; see [`crate::model::SourceMessage::highest_only`].
+    pub highest_only: bool,
 }
 
 /// Why a message cannot be used.
@@ -108,6 +110,7 @@ struct Map {
     capacity: Option<u64>,
     publishes: Option<Vec<String>>,
     secret: Option<String>,
+    highest_only: Option<bool>,
 }
 
 /// Reads one message.
@@ -147,8 +150,9 @@ fn hello(map: Map) -> Result<Hello, Malformed> {
     for mode in map.modes.into_iter().flatten() {
         modes[Mode::from_int(mode).ok_or(Malformed::Bounds)?.index()] = true;
     }
-    let (capacity, secret) = (map.capacity.unwrap_or(0), map.secret);
-    Ok(Hello { broker: broker.to_ascii_lowercase(), user: map.user, modes, capacity, publishes, secret })
+    let (capacity, highest_only) = (map.capacity.unwrap_or(0), map.highest_only.unwrap_or(false));
+    let (broker, user, secret) = (broker.to_ascii_lowercase(), map.user, map.secret);
+    Ok(Hello { broker, user, modes, capacity, publishes, secret, highest_only })
 }
 
 fn outcome(map: Map) -> Result<Result<Option<u32>, CallError>, Malformed> {
@@ -282,7 +286,7 @@ mod tests {
     #[test]
     fn a_hello_is_read_with_its_defaults_and_unknown_keys_are_ignored() {
         let whole = json!({"v": 1, "op": "hello", "broker": "Angel", "user": "asha", "modes": [1, 3], "capacity": 50,
-            "publishes": ["tcp://127.0.0.1:5601"], "secret": "s", "colour": {"red": [1]}});
+            "publishes": ["tcp://127.0.0.1:5601"], "secret": "s", "highest_only": true, "colour": {"red": [1]}});
         let hello = Hello {
             broker: "angel".into(),
             user: Some("asha".into()),
@@ -290,12 +294,14 @@ mod tests {
             capacity: 50,
             publishes: vec!["tcp://127.0.0.1:5601".into()],
             secret: Some("s".into()),
+            highest_only: true,
         };
         assert_eq!(say(&whole), Ok(Said::Hello(hello)));
         let Ok(Said::Hello(least)) = say(&json!({"v": 1, "op": "hello", "broker": "x", "user": null})) else {
             panic!()
         };
         assert_eq!((least.user, least.modes, least.capacity, least.publishes.len()), (None, [true; 3], 0, 0));
+        assert!(!least.highest_only);
     }
 
     #[test]

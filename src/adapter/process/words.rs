@@ -114,14 +114,17 @@ pub struct Card {
     pub publishes: Vec<String>,
     /// What `adapters.secret` of the server must be equal to.
     pub secret: Option<String>,
+    /// Each tick is published once, in the highest mode that is wanted.
+    pub highest_only: bool,
 }
 
 /// `hello`.
 pub fn hello(card: &Card) -> Bytes {
-    let more = 4 + u32::from(card.user.is_some()) + u32::from(card.secret.is_some());
+    let more = 5 + u32::from(card.user.is_some()) + u32::from(card.secret.is_some());
     let modes = Mode::ALL.map(|mode| u64::from(mode.int()));
     let mut hello = Writer::new("hello", None, more).text("broker", &card.broker).uint("capacity", card.capacity);
     hello = hello.uints("modes", &modes).texts("publishes", &card.publishes);
+    hello = hello.flag("highest_only", card.highest_only);
     if let Some(user) = &card.user {
         hello = hello.text("user", user);
     }
@@ -177,10 +180,11 @@ mod tests {
             capacity: 2940,
             publishes: card.publishes.clone(),
             secret: None,
+            highest_only: false,
         };
         assert_eq!(wire::read(&hello(&card)), Ok(Said::Hello(want.clone())));
-        (card.user, card.secret) = (Some("asha".into()), Some("s3cret".into()));
-        (want.user, want.secret) = (card.user.clone(), card.secret.clone());
+        (card.user, card.secret, card.highest_only) = (Some("asha".into()), Some("s3cret".into()), true);
+        (want.user, want.secret, want.highest_only) = (card.user.clone(), card.secret.clone(), true);
         assert_eq!(wire::read(&hello(&card)), Ok(Said::Hello(want)));
         assert_eq!(
             wire::read(&status(7, false, "gone\nagain")),
