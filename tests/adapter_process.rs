@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use support::process::resident;
 use support::{Client, PATIENCE, Server};
 use tickcast::adapter::process::outlet::{Outlet, Place};
+use tickcast::config::Settings;
 use tickcast::config::settings::{AdapterKind, Secret};
 use tickcast::model::{ByteBudget, Micros, ScopeId, SourceMessage, source_queue};
 use tickcast::zmtp::Direction;
@@ -120,7 +121,12 @@ impl Account {
 
 /// A server in this process whose demo user's adapter is an adapter process that knows the secret.
 fn server() -> Server {
+    server_with(|_| {})
+}
+
+fn server_with(change: impl FnOnce(&mut Settings)) -> Server {
     Server::start(|settings| {
+        change(settings);
         settings.adapters.default = AdapterKind::External;
         settings.adapters.secret = Some(Secret(SECRET.into()));
         settings.limits.subscriptions_per_client = 5000;
@@ -199,6 +205,9 @@ fn a_process_serves_its_market_until_ctrl_c_and_says_where_it_publishes() {
     server.await_metric("tickcast_control_sessions", &[], 0.0);
 }
 
+/// Words, variables, exit code, what stderr says.
+type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], i32, &'a str);
+
 #[test]
 fn what_is_wrong_is_told_with_its_exit_code() {
     let folder = Folder::new("ap-wrong");
@@ -209,7 +218,7 @@ fn what_is_wrong_is_told_with_its_exit_code() {
         ("TICKCAST_BROKERS_ZERODHA_USERS", "asha,ravi"),
     ];
     let several = [("TICKCAST_BROKERS_ZERODHA_CREDENTIALS", "file:/nowhere/{user}"), taken[1], taken[2]];
-    let cases: [(&[&str], &[(&str, &str)], i32, &str); 8] = [
+    let cases: [Case<'_>; 8] = [
         (&["nse"], &[], 2, "possible values"),
         (&["zerodha"], &[], 2, "brokers.zerodha.users is missing"),
         (&["zerodha"], &several, 2, "choose one with --user"),
@@ -353,6 +362,27 @@ fn a_change_of_mode_costs_a_subscriber_of_the_last_price_no_tick() {
         deep.request(json!({"action": "unsubscribe", "symbols": [{"symbol": "INFY", "exchange": "NSE", "mode": 3}]}));
         account.await_held(&[(INFY, "ltp")]);
     }
+}
+
+#[test]
+fn when_the_last_client_has_gone_it_logs_out_and_for_the_next_one_it_logs_in_again() {
+    let account = Account::new("ap-linger", &Account::two());
+    let folder = Folder::new("ap-control");
+    let server = server_with(|settings| {
+        settings.adapters.linger = Duration::ZERO;
+        settings.adapters.control_bind = format!("ipc://{}", folder.path("control"));
+    });
+    let adapter = account.adapter(&server.control, 1);
+    for login in 1..=3 {
+        let mut client = server.client();
+        client.subscribe(&["INFY"], 1);
+        account.await_held(&[(INFY, "ltp")]);
+        account.kite.price(INFY, 157_315);
+        assert_eq!(client.tick()["data"]["ltp"], json!(1573.15));
+        drop(client);
+        account.kite.await_seen(|seen| seen.held.is_empty() && seen.accepted == login);
+    }
+    assert!(adapter.interrupt().contains("logging out until"));
 }
 
 #[test]
