@@ -96,7 +96,14 @@ impl AdapterProcess {
         };
         let make = make(settings, &plan, wiring, outlet.counts()).await;
         let ((live, is_live), (end, ended)) = (watch::channel(false), watch::channel(false));
-        let publishing = tokio::spawn(outlet.run(new_sources, wake, is_live, take_apart(), ended));
+        let mut publishing = tokio::spawn(outlet.run(new_sources, wake, is_live, take_apart(), ended));
+        let stop = async {
+            tokio::select! {
+                () = stop => {}
+                // A process that publishes nothing and serves on would be worse than none.
+                over = &mut publishing => unreachable!("it publishes until it is told to stop: {over:?}"),
+            }
+        };
         let why = process::run(card, plan.control.to_string(), make, live, stop).await;
         end.send_replace(true);
         if let Err(error) = publishing.await {

@@ -28,6 +28,8 @@ const QUICK: Duration = Duration::from_secs(120);
 /// A connection on which nothing was heard for so long is given up. A server that was stopped and goes on reads the hellos that wait
 /// on the old one at once; a new one would have to be made first.
 const GIVE_UP: Duration = Duration::from_secs(30);
+/// Why a call is refused that has no instrument, or none that can exist.
+const NAMELESS: &str = "The call names no instrument";
 /// The reason of a `disconnect` by which another process takes over.
 const REPLACED: &str = "replaced";
 
@@ -296,16 +298,14 @@ impl Machine {
     }
 
     fn subscribe(&mut self, session: u64, id: u64, name: Option<KeyName>, depth: u32) {
-        let refused = match (&name, &self.feed) {
-            (None, _) => Some("The call names no instrument".to_owned()),
-            (_, Feed::Failed { reason, .. }) => Some(reason.clone()),
-            _ if self.calls.len() >= CALLS_MAX => Some("Too many calls wait for the broker".to_owned()),
-            _ => None,
-        };
-        let (None, Some(name)) = (refused.clone(), name) else {
-            let why = CallError::Refused(refused.unwrap_or_default());
-            return self.out.push(Effect::Send(words::result(session, id, &Err(why))));
-        };
+        let Some(name) = name else { return self.refuse(session, id, NAMELESS) };
+        if let Feed::Failed { reason, .. } = &self.feed {
+            let reason = reason.clone();
+            return self.refuse(session, id, &reason);
+        }
+        if self.calls.len() >= CALLS_MAX {
+            return self.refuse(session, id, "Too many calls wait for the broker");
+        }
         let call = self.open(id, Asked::Subscribe(name.clone()));
         let command = Command::Subscribe { call, name, depth };
         match &mut self.feed {
@@ -318,16 +318,19 @@ impl Machine {
     }
 
     fn unsubscribe(&mut self, session: u64, id: u64, name: Option<KeyName>) {
-        let Some(name) = name else {
-            let why = CallError::Refused("The call names no instrument".to_owned());
-            return self.out.push(Effect::Send(words::result(session, id, &Err(why))));
-        };
+        let Some(name) = name else { return self.refuse(session, id, NAMELESS) };
         let call = self.open(id, Asked::Unsubscribe(name.clone()));
         match self.feed {
             Feed::Up | Feed::Down => self.out.push(Effect::Tell(Command::Unsubscribe { call, name })),
             // Nothing is held without a login, and what waits for one is told with this answer.
             _ => self.answer(call, Ok(None)),
         }
+    }
+
+    /// The result of a call that goes no further.
+    fn refuse(&mut self, session: u64, id: u64, why: &str) {
+        let outcome = Err(CallError::Refused(why.to_owned()));
+        self.out.push(Effect::Send(words::result(session, id, &outcome)));
     }
 
     fn unsubscribe_all(&mut self, id: u64) {

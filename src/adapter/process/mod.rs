@@ -51,7 +51,7 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> End {
     let (tell, mut heard) = mpsc::channel(HEARD_MAX);
-    let link = tokio::spawn(link::run(control, tell));
+    let mut link = tokio::spawn(link::run(control, tell));
     let mut shell = Shell { machine: Machine::new(card, Instant::now()), out: None, feed: None, make, live };
     let mut stop = pin!(stop);
     let end = loop {
@@ -65,6 +65,7 @@ pub async fn run(
             report = next_report(feed) => shell.report(report),
             () = until(wake) => shell.tick(),
             () = &mut stop => break End::Stopped,
+            ended = &mut link => unreachable!("the link lives as long as it is listened to: {ended:?}"),
         }
     };
     shell.live.send_replace(false);
