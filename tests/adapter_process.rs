@@ -218,7 +218,8 @@ fn what_is_wrong_is_told_with_its_exit_code() {
         ("TICKCAST_BROKERS_ZERODHA_USERS", "asha,ravi"),
     ];
     let several = [("TICKCAST_BROKERS_ZERODHA_CREDENTIALS", "file:/nowhere/{user}"), taken[1], taken[2]];
-    let cases: [Case<'_>; 8] = [
+    let cases: [Case<'_>; 9] = [
+        (&["sim", "--set", "adapters.secret=abc"], &[], 2, "TICKCAST_ADAPTERS_SECRET"),
         (&["nse"], &[], 2, "possible values"),
         (&["zerodha"], &[], 2, "brokers.zerodha.users is missing"),
         (&["zerodha"], &several, 2, "choose one with --user"),

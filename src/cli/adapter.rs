@@ -35,6 +35,11 @@ pub(super) fn kinds() -> Vec<&'static str> {
 /// # Errors
 /// Stdout or stderr cannot be written.
 pub fn run(args: &AdapterArgs, env: Vec<(String, String)>, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<u8> {
+    // Everybody on this machine can read a command line.
+    if args.set.iter().any(|set| set.trim_start().starts_with("adapters.secret")) {
+        writeln!(err, "tickcast: adapters.secret is not taken from a flag: use TICKCAST_ADAPTERS_SECRET or --config")?;
+        return Ok(exit::SETTINGS);
+    }
     let settings = match config::load(&sources(args, env)) {
         Ok(loaded) => loaded.settings,
         Err(problems) => return check::report(&problems, err),
