@@ -127,7 +127,7 @@ step lints cargo clippy --workspace --all-targets --features tickcast/e2e -- -D 
 step model-lints cargo clippy --features shuttle --lib --test model -- -D warnings
 step docs env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 # The feature adds the test target `e2e` and changes no code: what passes here passes without it.
-step tests cargo test --workspace --features tickcast/e2e -- ${leave_out[@]+"${leave_out[@]}"}
+step tests env IDLE_SECONDS=60 cargo test --workspace --features tickcast/e2e -- ${leave_out[@]+"${leave_out[@]}"}
 # Every bench once, without measuring.
 step benches cargo test --features e2e --bench '*'
 step models cargo test --features shuttle --test model

@@ -4,6 +4,7 @@
 //! [`Running::drain`] ends them. Threads: workers, ingest, bus, front door, control, upkeep, admin, and the auth pool. Nobody else makes
 //! queues between rooms or maps settings to a room's own configuration. Tests build the same App on port 0.
 
+pub mod adapter;
 mod admin;
 mod build;
 mod control;

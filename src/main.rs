@@ -15,6 +15,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Keys(command) => cli::keys::run(&command, &mut out, &mut err),
         Command::Top(args) => Ok(cli::top::run(&args)),
         Command::Watch(args) => Ok(cli::watch::run(args.into())),
+        Command::Adapter(args) => cli::adapter::run(&args, process_env(), &mut out, &mut err),
     };
     // A closed pipe on stdout (`tickcast check | head`) is no failure worth words.
     ExitCode::from(code.unwrap_or(cli::exit::RUNTIME))

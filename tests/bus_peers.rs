@@ -294,3 +294,48 @@ async fn our_publisher_binds_and_the_server_connects() {
     task.shutdown().await;
     rig.stop().await;
 }
+
+#[tokio::test]
+async fn what_a_bound_publisher_is_given_first_waits_for_its_subscriber() {
+    let (publisher, task, real) =
+        BatchPublisher::start(publishing("tcp://127.0.0.1:0", Bind)).await.expect("a free port");
+    for i in 0..10i64 {
+        assert_eq!(publisher.publish("NSE_INFY_LTP", &rmp_serde::to_vec(&i).expect("encodes")), Publish::Queued);
+    }
+    let mut rig = Rig::start(&[spec(Connect, &real.to_string())], quick());
+    assert_eq!(items_until(&mut rig, 9).await, (0..10).collect::<Vec<_>>());
+    task.shutdown().await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_subscriber_that_stops_reading_bounds_what_is_kept_and_is_hung_up_on() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (publisher, task, real) =
+        BatchPublisher::start(publishing("tcp://127.0.0.1:0", Bind)).await.expect("a free port");
+    let address = real.to_string();
+    let mut stream = tokio::net::TcpStream::connect(&address["tcp://".len()..]).await.expect("it listens");
+    stream.write_all(&tickcast::zmtp::parser::greeting()).await.expect("sent");
+    stream.write_all(b"\x04\x19\x05READY\x0bSocket-Type\0\0\0\x03SUB").await.expect("sent");
+    // Everything, in the form of ZMTP 3.0.
+    stream.write_all(b"\0\x01\x01").await.expect("sent");
+    let payload = rmp_serde::to_vec(&"x".repeat(60_000)).expect("encodes");
+    let mut taken = 0;
+    while tokio::time::timeout(Duration::from_secs(2), publisher.room(payload.len())).await.is_ok() {
+        assert_eq!(publisher.publish("NSE_INFY_LTP", &payload), Publish::Queued);
+        taken += payload.len();
+        assert!(taken < 64 << 20, "nothing bounds it");
+    }
+    assert!(taken > 4 << 20, "{taken}");
+    assert_eq!(publisher.publish("NSE_INFY_LTP", &payload), Publish::Dropped);
+    assert_eq!(publisher.dropped(), 1);
+    // Once it is hung up on there is room again, and somebody who reads is served.
+    let patience = publisher::STALL + Duration::from_secs(10);
+    tokio::time::timeout(patience, publisher.room(payload.len())).await.expect("room again");
+    let mut rig = Rig::start(&[spec(Connect, &address)], quick());
+    assert_eq!(&rig.next().await.topic[..], b"BATCH");
+    let mut rest = Vec::new();
+    let _it_ends = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut rest)).await.expect("the end");
+    task.shutdown().await;
+    rig.stop().await;
+}

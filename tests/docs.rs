@@ -34,6 +34,10 @@ const HOW: &[(&str, How)] = &[
         Test("commands.rs", "a_key_made_on_the_command_line_opens_the_server_until_it_is_revoked"),
     ),
     (
+        "tickcast adapter",
+        Test("adapter_process.rs", "a_process_serves_its_market_until_ctrl_c_and_says_where_it_publishes"),
+    ),
+    (
         "python examples/publish_zerodha.py",
         Test("e2e/zerodha.rs", "prices_of_synthetic_zerodha_packets_reach_sdk_2_unchanged"),
     ),

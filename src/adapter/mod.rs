@@ -14,6 +14,7 @@ pub mod kinds;
 pub mod metrics;
 pub mod native;
 pub mod noren;
+pub mod process;
 pub mod publisher;
 pub mod scripted;
 pub mod sim;

@@ -16,7 +16,7 @@ use crate::registry::Registry;
 use crate::zmtp::listener::Bound;
 use crate::zmtp::{Direction, Endpoint, router};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
@@ -107,6 +107,8 @@ pub(super) struct BusFeeds {
     given: HashMap<Owner, ScopeId>,
     next: u16,
     claims: BTreeMap<Origin, Leases>,
+    /// Owners whose hello said that each tick comes once, in its highest mode.
+    highest_only: HashSet<Owner>,
     connected: HashMap<Endpoint, (Owner, AddedEndpoint, Arc<EndpointStatus>)>,
 }
 
@@ -115,7 +117,7 @@ impl BusFeeds {
         let settled: HashMap<Owner, ScopeId> = scoped.map(|(scope, owner)| (owner, scope)).collect();
         let next = settled.values().map(|scope| scope.0).max().unwrap_or(0) + 1;
         let (given, claims, connected) = (HashMap::new(), BTreeMap::new(), HashMap::new());
-        BusFeeds { bus, registry, settled, given, next, claims, connected }
+        BusFeeds { bus, registry, settled, given, next, claims, highest_only: HashSet::new(), connected }
     }
 
     /// The scope of the owner's ticks, which it keeps. The machine bounds owners with a hello; of the others, who come by a
@@ -175,7 +177,9 @@ impl BusFeeds {
                 limited!(error, 10, %endpoint, "too many users have had a publisher; this one is not used");
                 continue;
             };
-            let spec = EndpointSpec { endpoint: endpoint.clone(), direction: Direction::Connect, scope };
+            let highest_only = origin == Origin::Hello && self.highest_only.contains(&owner);
+            let direction = Direction::Connect;
+            let spec = EndpointSpec { endpoint: endpoint.clone(), direction, scope, highest_only };
             match self.bus.add_connect(spec) {
                 Ok((added, status)) => _ = self.connected.insert(endpoint, (owner, added, status)),
                 Err(error) => limited!(error, 10, %endpoint, %error, "a publisher cannot be heard"),
@@ -203,11 +207,17 @@ impl BusFeeds {
 struct Hellos(Rc<RefCell<BusFeeds>>);
 
 impl Feeds for Hellos {
-    fn publishes(&mut self, owner: &Owner, endpoints: &[Endpoint]) {
+    fn publishes(&mut self, owner: &Owner, endpoints: &[Endpoint], highest_only: bool) {
         let mut feeds = self.0.borrow_mut();
+        match highest_only {
+            true => _ = feeds.highest_only.insert(owner.clone()),
+            false => _ = feeds.highest_only.remove(owner),
+        }
         // A connection that lives goes on; one that waits for its next attempt need not, for somebody is there now.
         for endpoint in endpoints {
-            if feeds.connected.get(endpoint).is_some_and(|(.., status)| status.peers() == 0) {
+            let is_another =
+                |status: &EndpointStatus| status.peers() == 0 || status.spec().highest_only != highest_only;
+            if feeds.connected.get(endpoint).is_some_and(|(.., status)| is_another(status)) {
                 feeds.leave(endpoint);
             }
         }

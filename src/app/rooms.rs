@@ -40,6 +40,7 @@ pub(super) fn owners(settings: &Settings) -> Vec<(&str, &str)> {
     let natives = settings
         .brokers
         .iter()
+        .filter(|(_, broker)| matches!(broker.kind, AdapterKind::Native(_)))
         .flat_map(|(name, broker)| broker.users.iter().map(|user| (name.as_str(), user.as_str())));
     let mut owners: Vec<(&str, &str)> = Vec::new();
     for owner in sources.chain(natives) {
@@ -58,14 +59,16 @@ pub(super) fn scope_of(owners: &[(&str, &str)], broker: &str, user: &str) -> Sco
 
 pub(super) fn bus_specs(settings: &Settings) -> Result<Vec<EndpointSpec>, StartError> {
     let parse = |text: &String| text.parse::<Endpoint>().map_err(|error| StartError::Settings(error.to_string()));
-    let shared =
-        |text: &String, direction| Ok(EndpointSpec { endpoint: parse(text)?, direction, scope: ScopeId::SHARED });
+    let shared = |text: &String, direction| {
+        Ok(EndpointSpec { endpoint: parse(text)?, direction, scope: ScopeId::SHARED, highest_only: false })
+    };
     let bind = settings.bus.bind.iter().map(|text| shared(text, Direction::Bind));
     let connect = settings.bus.connect.iter().map(|text| shared(text, Direction::Connect));
     let owners = owners(settings);
     let owned = settings.bus.sources.iter().map(|source| {
         let scope = scope_of(&owners, &source.broker, &source.user);
-        Ok(EndpointSpec { endpoint: parse(&source.endpoint)?, direction: Direction::Connect, scope })
+        let direction = Direction::Connect;
+        Ok(EndpointSpec { endpoint: parse(&source.endpoint)?, direction, scope, highest_only: false })
     });
     bind.chain(connect).chain(owned).collect()
 }

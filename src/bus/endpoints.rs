@@ -48,6 +48,8 @@ pub struct EndpointSpec {
     pub direction: Direction,
     /// Whose feed arrives there.
     pub scope: ScopeId,
+    /// See [`SourceMessage::highest_only`].
+    pub highest_only: bool,
 }
 
 /// Bounds and periods of all endpoints.

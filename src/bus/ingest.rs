@@ -227,7 +227,10 @@ impl Ingest {
                             serves: Serves::Unread { lower: frames::has_ltp(item.payload, item.encoding) },
                             merged: message.merged,
                             highest_only: message.highest_only,
-                            repeats_ltp: message.highest_only && frames::repeats_ltp(item.payload, item.encoding),
+                            // One that has replaced others repeats a price that nobody may have seen.
+                            repeats_ltp: message.highest_only
+                                && message.merged == 0
+                                && frames::repeats_ltp(item.payload, item.encoding),
                             t_recv: message.t_recv,
                         };
                         ticks.push((self.shards.shard_of(instrument), tick));

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. No subcommand means `serve`, whose flags are valid at top level too.
 
+pub mod adapter;
 pub mod admin;
 pub mod check;
 pub mod client;
@@ -7,6 +8,7 @@ pub mod doctor;
 pub mod keys;
 mod log;
 pub mod serve;
+mod signals;
 pub mod top;
 pub mod watch;
 
@@ -61,6 +63,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Show live ticks in the terminal, with rate and latency.
     Watch(WatchArgs),
+    /// Run one broker's feed as a process of its own, which a server with kind `external` calls.
+    Adapter(AdapterArgs),
 }
 
 /// Where `serve` and `check` take settings from.
@@ -190,6 +194,42 @@ pub struct WatchArgs {
     pub count: u64,
 }
 
+/// `tickcast adapter …`
+#[derive(Args, Clone, Debug)]
+#[command(after_long_help = adapter::HELP)]
+pub struct AdapterArgs {
+    /// What it speaks: a broker's protocol, or the simulated market.
+    #[arg(value_name = "KIND", value_parser = clap::builder::PossibleValuesParser::new(adapter::kinds()))]
+    pub kind: String,
+    /// The broker's name in the server's key store and in [brokers.NAME]; KIND if not given.
+    #[arg(long, value_name = "NAME")]
+    pub broker: Option<String>,
+    /// Whose account it is; may be left out when brokers.NAME.users names one user. For sim: nobody means all users.
+    #[arg(long)]
+    pub user: Option<String>,
+    /// The server's control channel; adapters.control_bind of the settings if not given.
+    #[arg(long, value_name = "ENDPOINT")]
+    pub control: Option<String>,
+    /// Where to publish: tcp on loopback (port 0 picks one; the next free one is taken if it is in use) or ipc.
+    #[arg(long, value_name = "ENDPOINT", default_value = "tcp://127.0.0.1:0", conflicts_with = "connect")]
+    pub bind: String,
+    /// Publish to a server's bus instead, for all users of the broker.
+    #[arg(long, value_name = "ENDPOINT")]
+    pub connect: Option<String>,
+    /// PUB sockets; an instrument's hash picks one.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=crate::limits::PUBLISHES_MAX as i64))]
+    pub sockets: u16,
+    /// Settings in TOML; may be the server's own file.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Variables in a file.
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Option<PathBuf>,
+    /// Any setting; may be repeated. Credentials and secrets are never flags.
+    #[arg(long, value_name = "section.key=value")]
+    pub set: Vec<String>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,6 +280,11 @@ mod tests {
             "keys add --store s --user u --broker b --class urgent",
             "top --by size",
             "top --top 0",
+            "adapter",
+            "adapter bus",
+            "adapter sim --bind tcp://127.0.0.1:1 --connect tcp://127.0.0.1:2",
+            "adapter sim --sockets 0",
+            "adapter sim --sockets 17",
         ] {
             assert!(parse(words).is_err(), "{words:?}");
         }

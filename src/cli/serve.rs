@@ -1,12 +1,12 @@
 //! `tickcast serve`: start, say so, serve until told to stop, drain.
 
+use super::signals::Signals;
 use super::{ServeArgs, check, exit, log};
 use crate::app::{App, Hooks, Running, StartError};
 use crate::config::settings::{KeyStoreSetting, LogFormat};
 use crate::config::{self, Settings};
 use crate::net::sys;
 use std::io::{self, Write};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Open files beside those of sessions and publishers: runtimes, listeners, key store, admin connections.
 const FILES_BESIDE: usize = 256;
@@ -130,26 +130,20 @@ fn banner(settings: &Settings, running: &Running, err: &mut dyn Write) -> io::Re
 /// Ctrl-C and SIGTERM, caught from the moment this is made: a signal that comes right behind the ready line drains too.
 struct End {
     runtime: tokio::runtime::Runtime,
-    interrupt: Signal,
-    terminate: Signal,
+    signals: Signals,
 }
 
 impl End {
     fn catch() -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let entered = runtime.enter();
-        let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let signals = Signals::catch()?;
         drop(entered);
-        Ok(End { runtime, interrupt, terminate })
+        Ok(End { runtime, signals })
     }
 
     /// Blocks until one of them comes.
     fn wait(mut self) {
-        self.runtime.block_on(async {
-            tokio::select! {
-                _ = self.interrupt.recv() => {}
-                _ = self.terminate.recv() => {}
-            }
-        });
+        self.runtime.block_on(self.signals.wait());
     }
 }

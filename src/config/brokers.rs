@@ -31,7 +31,7 @@ pub(super) const BROKER_KEYS: [BrokerKey; 8] = [
     BrokerKey {
         name: "kind",
         shape: "a kind",
-        doc: "Adapter kind of this broker: `sim`, `bus`, or a native feed.",
+        doc: "Adapter kind of this broker: `sim`, `bus`, `external`, or a native feed. With `external` the other keys are what `tickcast adapter` reads.",
         set: |broker, raw| kind(raw).map(|kind| broker.kind = kind),
         print: |broker| Some(quote(broker.kind.label())),
     },
@@ -197,7 +197,9 @@ pub(super) fn check(draft: &mut Draft) {
         }
         match broker.kind {
             AdapterKind::Native(index) => native(name, broker, &KINDS[usize::from(index)], &mut note),
-            AdapterKind::Sim | AdapterKind::Bus | AdapterKind::External => {
+            // The rest is for `tickcast adapter`, which may read the same file.
+            AdapterKind::External => {}
+            AdapterKind::Sim | AdapterKind::Bus => {
                 for key in BROKER_KEYS.iter().skip(1).filter(|key| (key.print)(broker).is_some()) {
                     let kind = broker.kind.label();
                     note(key.name, format!("brokers.{name}.{} is for native kinds; this one is \"{kind}\"", key.name));

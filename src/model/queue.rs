@@ -20,7 +20,7 @@ pub const SOURCE_QUEUE_MESSAGES_MAX: usize = 8192;
 pub struct ByteBudget {
     max: usize,
     used: AtomicUsize,
-    /// Tasks inside [`SourceSender::room`]; `freed` is only rung while there are any.
+    /// Tasks that wait for room; `freed` is only rung while there are any.
     waiting: AtomicUsize,
     freed: Notify,
 }
@@ -46,6 +46,20 @@ impl ByteBudget {
         debug_assert!(before >= bytes, "more bytes were given back than taken");
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.freed.notify_waiters();
+        }
+    }
+
+    /// Resolves when `bytes` more fit; another may take them first. Cancel-safe.
+    pub async fn room(&self, bytes: usize) {
+        let _waiting = BudgetWaiting::new(self);
+        loop {
+            let mut freed = pin!(self.freed.notified());
+            // From here on `notify_waiters` reaches us, so nothing freed after the look below is missed.
+            freed.as_mut().enable();
+            if self.fits(self.used(), bytes) {
+                return;
+            }
+            freed.await;
         }
     }
 
@@ -206,20 +220,37 @@ impl SourceSender {
 }
 
 /// Marks the sender as waiting for as long as the future lives, cancelled or not.
-struct Waiting<'a>(&'a Shared);
+struct Waiting<'a> {
+    shared: &'a Shared,
+    _budget: BudgetWaiting<'a>,
+}
 
 impl<'a> Waiting<'a> {
     fn new(shared: &'a Shared) -> Self {
         shared.wants_room.store(true, Ordering::SeqCst);
-        shared.budget.waiting.fetch_add(1, Ordering::SeqCst);
-        Waiting(shared)
+        Waiting { shared, _budget: BudgetWaiting::new(&shared.budget) }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.wants_room.store(false, Ordering::SeqCst);
-        self.0.budget.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.shared.wants_room.store(false, Ordering::SeqCst);
+    }
+}
+
+/// The same for the budget alone.
+struct BudgetWaiting<'a>(&'a ByteBudget);
+
+impl<'a> BudgetWaiting<'a> {
+    fn new(budget: &'a ByteBudget) -> Self {
+        budget.waiting.fetch_add(1, Ordering::SeqCst);
+        BudgetWaiting(budget)
+    }
+}
+
+impl Drop for BudgetWaiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

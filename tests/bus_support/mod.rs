@@ -19,7 +19,8 @@ use tokio::time::timeout;
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub fn spec(direction: Direction, endpoint: &str) -> EndpointSpec {
-    EndpointSpec { endpoint: endpoint.parse().expect(endpoint), direction, scope: ScopeId::SHARED }
+    let endpoint = endpoint.parse().expect(endpoint);
+    EndpointSpec { endpoint, direction, scope: ScopeId::SHARED, highest_only: false }
 }
 
 pub struct Rig {

@@ -1,4 +1,5 @@
 //! Zerodha's test vectors against our decoder: what its own Python library makes of the same bytes, except where we choose.
+#![allow(dead_code, reason = "each test file uses its part")]
 
 use serde_json::{Value, json};
 use tickcast::adapter::native::broker::{Broker, Event, Message};

@@ -6,7 +6,7 @@
 //! `tests/discovery.rs`; an example: `examples/register_publisher.rs`.
 
 use super::{BEAT, Entry, Place, Registry, RegistryError, Whose};
-use crate::adapter::publisher::{self, BatchPublisher, PublishError, PublisherTask};
+use crate::adapter::publisher::{self, BatchPublisher, PublishError, PublisherTask, stand_ins};
 use crate::policy::backoff::{self, Backoff};
 use crate::zmtp::listener::BindCause;
 use crate::zmtp::{Direction, Endpoint};
@@ -14,8 +14,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Ports tried, counted: the one asked for and those above it.
-const PORTS_TRIED: u16 = 200;
 /// How long the first registration is tried; many may begin at once.
 const REGISTER_WAIT: Duration = Duration::from_secs(10);
 /// Waits after a renewal that failed: shorter than what a server grants after its own failure.
@@ -87,17 +85,9 @@ async fn bind(mut config: publisher::Config, place: &Place, whose: &Whose) -> Re
     config.direction = Direction::Bind;
     let mut registry = place.registry();
     let first = config.endpoint.clone();
-    for tried in 0..PORTS_TRIED {
-        let picked = match (&first, &mut config.endpoint) {
-            (Endpoint::Tcp { port: 0, .. }, _) => true,
-            (Endpoint::Tcp { port: from, .. }, Endpoint::Tcp { port, .. }) => {
-                let Some(next) = from.checked_add(tried) else { break };
-                *port = next;
-                false
-            }
-            _ if tried == 0 => false,
-            _ => break,
-        };
+    for endpoint in stand_ins(&first) {
+        config.endpoint = endpoint;
+        let picked = matches!(first, Endpoint::Tcp { port: 0, .. });
         let held;
         (held, registry) = is_anothers(registry, &config.endpoint, whose).await?;
         if held {

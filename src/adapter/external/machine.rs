@@ -96,8 +96,8 @@ pub enum Effect {
     Send(PeerId, Bytes),
     /// Tell an adapter's supervisor.
     Report(AdapterId, Report),
-    /// The owner publishes exactly there; none of its own means the shared bus.
-    Publishes(Owner, Vec<Endpoint>),
+    /// The owner publishes exactly there; none of its own means the shared bus. Whether each tick comes once, in its highest mode.
+    Publishes(Owner, Vec<Endpoint>, bool),
     /// The owner is gone for long: leave its endpoints, keep its scope.
     Abandon(Owner),
     /// Count a refusal.

@@ -32,8 +32,9 @@ const TICK: Duration = Duration::from_millis(250);
 
 /// Who brings the ticks of adapter processes in. Called on the control thread; must not wait.
 pub trait Feeds {
-    /// The owner's ticks come from exactly these endpoints; a user's from no other source, if there are any.
-    fn publishes(&mut self, owner: &Owner, endpoints: &[Endpoint]);
+    /// The owner's ticks come from exactly these endpoints; a user's from no other source, if there are any. With `highest_only`
+    /// each tick comes once, in its highest mode.
+    fn publishes(&mut self, owner: &Owner, endpoints: &[Endpoint], highest_only: bool);
     /// The owner's endpoints are given up; its user still receives nobody else's ticks.
     fn abandon(&mut self, owner: &Owner);
 }
@@ -186,7 +187,9 @@ impl<F: Feeds> Desk<F> {
                 match effect {
                     Effect::Send(peer, message) => self.send(peer, message),
                     Effect::Report(id, report) => self.report(id, report),
-                    Effect::Publishes(owner, endpoints) => self.feeds.publishes(&owner, &endpoints),
+                    Effect::Publishes(owner, endpoints, highest_only) => {
+                        self.feeds.publishes(&owner, &endpoints, highest_only);
+                    }
                     Effect::Abandon(owner) => self.feeds.abandon(&owner),
                     Effect::Reject(cause) => self.metrics.reject(cause),
                 }

@@ -11,7 +11,7 @@ use smallvec::smallvec;
 struct NoFeeds;
 
 impl Feeds for NoFeeds {
-    fn publishes(&mut self, _: &Owner, _: &[Endpoint]) {}
+    fn publishes(&mut self, _: &Owner, _: &[Endpoint], _: bool) {}
     fn abandon(&mut self, _: &Owner) {}
 }
 

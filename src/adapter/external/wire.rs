@@ -6,7 +6,7 @@
 use crate::adapter::CallError;
 use crate::limits::{CONTROL_NAME_BYTES_MAX, CONTROL_TEXT_BYTES_MAX, PUBLISHES_MAX};
 use crate::model::Mode;
-use crate::shards::key::KeyName;
+use crate::shards::key::{FaultCode, KeyName};
 use crate::wire::transcode;
 use bytes::Bytes;
 use rmp::encode;
@@ -59,6 +59,8 @@ pub struct Hello {
     pub publishes: Vec<String>,
     /// What `adapters.secret` must be equal to.
     pub secret: Option<String>,
+    /// It publishes each tick once, in its highest mode; see [`crate::model::SourceMessage::highest_only`].
+    pub highest_only: bool,
 }
 
 /// Why a message cannot be used.
@@ -108,6 +110,7 @@ struct Map {
     capacity: Option<u64>,
     publishes: Option<Vec<String>>,
     secret: Option<String>,
+    highest_only: Option<bool>,
 }
 
 /// Reads one message.
@@ -147,23 +150,26 @@ fn hello(map: Map) -> Result<Hello, Malformed> {
     for mode in map.modes.into_iter().flatten() {
         modes[Mode::from_int(mode).ok_or(Malformed::Bounds)?.index()] = true;
     }
-    let (capacity, secret) = (map.capacity.unwrap_or(0), map.secret);
-    Ok(Hello { broker: broker.to_ascii_lowercase(), user: map.user, modes, capacity, publishes, secret })
+    let (capacity, highest_only) = (map.capacity.unwrap_or(0), map.highest_only.unwrap_or(false));
+    let (broker, user, secret) = (broker.to_ascii_lowercase(), map.user, map.secret);
+    Ok(Hello { broker, user, modes, capacity, publishes, secret, highest_only })
 }
 
 fn outcome(map: Map) -> Result<Result<Option<u32>, CallError>, Malformed> {
     match map.status.as_deref() {
         Some("success") => Ok(Ok(map.actual_depth)),
         Some("error") => {
+            let is_full = map.code.as_deref() == Some(FaultCode::Capacity.code());
             let words = map.message.filter(|m| !m.is_empty()).or(map.code);
-            Ok(Err(CallError::Refused(text(words.unwrap_or_else(|| "The adapter refused".to_owned())))))
+            let words = text(words.unwrap_or_else(|| "The adapter refused".to_owned()));
+            Ok(Err(if is_full { CallError::Full(words) } else { CallError::Refused(words) }))
         }
         _ => Err(Malformed::Map),
     }
 }
 
 /// Words of an adapter go to clients and logs: not endless, and on one line.
-fn text(mut words: String) -> String {
+pub(in crate::adapter) fn text(mut words: String) -> String {
     if words.len() > CONTROL_TEXT_BYTES_MAX {
         let end = (0..=CONTROL_TEXT_BYTES_MAX).rev().find(|at| words.is_char_boundary(*at)).unwrap_or(0);
         words.truncate(end);
@@ -207,11 +213,11 @@ pub fn unsubscribe_all(session: u64, id: u64) -> Bytes {
 }
 
 /// One map, key by key. Writing to memory cannot fail.
-struct Writer(Vec<u8>);
+pub(in crate::adapter) struct Writer(Vec<u8>);
 
 impl Writer {
     /// `v`, `op`, `session` if there is one, and room for `more` keys.
-    fn new(op: &str, session: Option<u64>, more: u32) -> Self {
+    pub(in crate::adapter) fn new(op: &str, session: Option<u64>, more: u32) -> Self {
         let mut out = Vec::with_capacity(96);
         encode::write_map_len(&mut out, 2 + u32::from(session.is_some()) + more).expect("to memory");
         let writer = Writer(out).uint("v", 1).text("op", op);
@@ -221,15 +227,39 @@ impl Writer {
         }
     }
 
-    fn uint(mut self, key: &str, value: u64) -> Self {
+    pub(in crate::adapter) fn uint(mut self, key: &str, value: u64) -> Self {
         encode::write_str(&mut self.0, key).expect("to memory");
         encode::write_uint(&mut self.0, value).expect("to memory");
         self
     }
 
-    fn text(mut self, key: &str, value: &str) -> Self {
+    pub(in crate::adapter) fn text(mut self, key: &str, value: &str) -> Self {
         encode::write_str(&mut self.0, key).expect("to memory");
         encode::write_str(&mut self.0, value).expect("to memory");
+        self
+    }
+
+    pub(in crate::adapter) fn flag(mut self, key: &str, value: bool) -> Self {
+        encode::write_str(&mut self.0, key).expect("to memory");
+        encode::write_bool(&mut self.0, value).expect("to memory");
+        self
+    }
+
+    pub(in crate::adapter) fn uints(mut self, key: &str, values: &[u64]) -> Self {
+        encode::write_str(&mut self.0, key).expect("to memory");
+        encode::write_array_len(&mut self.0, values.len() as u32).expect("to memory");
+        for value in values {
+            encode::write_uint(&mut self.0, *value).expect("to memory");
+        }
+        self
+    }
+
+    pub(in crate::adapter) fn texts(mut self, key: &str, values: &[String]) -> Self {
+        encode::write_str(&mut self.0, key).expect("to memory");
+        encode::write_array_len(&mut self.0, values.len() as u32).expect("to memory");
+        for value in values {
+            encode::write_str(&mut self.0, value).expect("to memory");
+        }
         self
     }
 
@@ -238,7 +268,7 @@ impl Writer {
         self.text("symbol", symbol).text("exchange", exchange).uint("mode", name.mode.int().into())
     }
 
-    fn done(self) -> Bytes {
+    pub(in crate::adapter) fn done(self) -> Bytes {
         self.0.into()
     }
 }
@@ -256,7 +286,7 @@ mod tests {
     #[test]
     fn a_hello_is_read_with_its_defaults_and_unknown_keys_are_ignored() {
         let whole = json!({"v": 1, "op": "hello", "broker": "Angel", "user": "asha", "modes": [1, 3], "capacity": 50,
-            "publishes": ["tcp://127.0.0.1:5601"], "secret": "s", "colour": {"red": [1]}});
+            "publishes": ["tcp://127.0.0.1:5601"], "secret": "s", "highest_only": true, "colour": {"red": [1]}});
         let hello = Hello {
             broker: "angel".into(),
             user: Some("asha".into()),
@@ -264,12 +294,14 @@ mod tests {
             capacity: 50,
             publishes: vec!["tcp://127.0.0.1:5601".into()],
             secret: Some("s".into()),
+            highest_only: true,
         };
         assert_eq!(say(&whole), Ok(Said::Hello(hello)));
         let Ok(Said::Hello(least)) = say(&json!({"v": 1, "op": "hello", "broker": "x", "user": null})) else {
             panic!()
         };
         assert_eq!((least.user, least.modes, least.capacity, least.publishes.len()), (None, [true; 3], 0, 0));
+        assert!(!least.highest_only);
     }
 
     #[test]

@@ -102,8 +102,9 @@ impl Sink for Source {
             }
             return ControlFlow::Continue(());
         };
+        let highest_only = self.status.spec().highest_only;
         let mut message =
-            SourceMessage { topic, body, t_recv: self.t_recv, scope: self.scope, merged: 0, highest_only: false };
+            SourceMessage { topic, body, t_recv: self.t_recv, scope: self.scope, merged: 0, highest_only };
         if self.queue.is_closed() {
             return ControlFlow::Break(LinkEnd::SinkGone);
         }
@@ -125,7 +126,8 @@ impl Sink for Source {
         let first = self.overflow.front().filter(|_| !self.queue.is_closed());
         let Some(first) = first else { return std::future::pending().await };
         self.queue.room(first.len_bytes()).await;
-        while let Some(message) = self.overflow.front() {
+        while let Some(mut message) = self.overflow.front() {
+            message.highest_only = self.status.spec().highest_only;
             if self.queue.try_push(message).is_err() {
                 return;
             }

@@ -176,7 +176,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_and_the_lack_of_peers_are_measured_from_the_last_of_them() {
         let endpoint = "ipc:///x".parse().expect("endpoint");
-        let status = EndpointStatus::new(EndpointSpec { endpoint, direction: Direction::Bind, scope: ScopeId::SHARED });
+        let status = EndpointStatus::new(EndpointSpec {
+            endpoint,
+            direction: Direction::Bind,
+            scope: ScopeId::SHARED,
+            highest_only: false,
+        });
         tokio::time::advance(TEN).await;
         assert_eq!((status.silence(), status.peerless(), status.peers()), (TEN, TEN, 0));
         status.peer_came();

@@ -38,7 +38,7 @@ impl Machine {
         let state = self.owners.entry(owner.clone()).or_default();
         (state.session, state.lost, state.parked) = (Some(id), None, None);
         state.publishes.clone_from(&publishes);
-        self.out.push(Effect::Publishes(owner.clone(), publishes));
+        self.out.push(Effect::Publishes(owner.clone(), publishes, hello.highest_only));
         self.out.push(Effect::Send(peer, wire::welcome(id)));
         // What a process that has lived on still holds, from this server's life or one before, nobody knows.
         let clear = 1;

@@ -48,6 +48,7 @@ impl Bench {
             capacity: 0,
             publishes: Vec::new(),
             secret: None,
+            highest_only: false,
         };
         change(&mut hello);
         self.machine.message(PeerId(peer), Ok(Said::Hello(hello)), self.now);
@@ -114,9 +115,10 @@ fn show(effect: &Effect) -> String {
             Report::Down { reason } => format!("A{id} down: {reason}"),
             other => format!("A{id} {other:?}"),
         },
-        Effect::Publishes(owner, endpoints) => {
+        Effect::Publishes(owner, endpoints, highest_only) => {
             let all: Vec<_> = endpoints.iter().map(Endpoint::to_string).collect();
-            format!("publishes {}/{}: {}", owner.broker, owner.user.as_deref().unwrap_or("*"), all.join(","))
+            let how = if *highest_only { " once" } else { "" };
+            format!("publishes {}/{}: {}{how}", owner.broker, owner.user.as_deref().unwrap_or("*"), all.join(","))
         }
         Effect::Abandon(owner) => format!("abandon {}/{}", owner.broker, owner.user.as_deref().unwrap_or("*")),
         Effect::Reject(cause) => format!("reject {cause}"),
