@@ -284,13 +284,18 @@ fn credentials_that_others_can_read_are_not_used_and_no_path_is_told() {
 fn a_token_that_is_refused_while_clients_are_on_is_taken_up_once_it_is_renewed() {
     let world = World::new("rollover");
     let mut client = world.server.client();
-    client.subscribe(&["INFY"], 2);
+    client.request(json!({"action": "subscribe", "symbol": "INFY", "exchange": "NSE", "mode": 2, "feed_status": true}));
     world.await_held(&[(INFY, "quote")]);
     world.kite.accept("of-the-next-day");
     world.kite.cut();
     world.kite.await_seen(|seen| seen.refused == 1);
+    let told = client
+        .json_where(|v| v["type"] == "feed_status" && v["detail"].as_str().is_some_and(|d| d.contains("credentials")));
+    assert_eq!(told["state"], "down");
+    world.server.await_metric("tickcast_adapters", &["\"reauthenticating\""], 1.0);
     world.folder.credentials("of-the-next-day");
     world.await_held(&[(INFY, "quote")]);
+    world.server.await_metric("tickcast_adapters", &["\"live\""], 1.0);
     world.kite.price(INFY, 500);
     assert_eq!(ltp(&client.tick()), 5.0);
     let seen = world.kite.seen();

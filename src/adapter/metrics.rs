@@ -115,7 +115,10 @@ impl AdapterMetrics {
         describe_counter!("tickcast_broker_calls_total", "Calls to adapters by operation and outcome");
         describe_histogram!("tickcast_broker_call_seconds", "Time from sending a call to its answer or deadline");
         describe_histogram!("tickcast_adapter_start_seconds", "Time an adapter took to connect, or to fail to");
-        describe_gauge!("tickcast_adapters", "Adapters by broker and state; at most one per user");
+        describe_gauge!(
+            "tickcast_adapters",
+            "Adapters by broker and state, at most one per user: degraded carries only part of what is wanted, reauthenticating waits for credentials that the broker accepts, down has no connection to its broker"
+        );
         describe_gauge!("tickcast_adapter_connections", "Adapters that are connected to their broker");
         describe_gauge!(
             "tickcast_feed_silence_seconds",

@@ -7,8 +7,9 @@
 //! only this machine reaches it, since any peer can abort a process that listens with that crate. Tests: at the end.
 
 use crate::model::ByteBudget;
+use crate::policy::backoff::Backoff;
 use crate::zmtp::listener::{self, BindCause, BindError, Bound, IpcFile};
-use crate::zmtp::{Backoff, Direction, Endpoint};
+use crate::zmtp::{Direction, Endpoint};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

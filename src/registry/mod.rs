@@ -132,17 +132,16 @@ impl Registry {
         }
         let member = Member { user: id, broker: source.broker, scope, name, version };
         let mut status = handle.status();
-        let decided =
-            status.wait_for(|s| s.ticket >= ticket && matches!(s.state, State::Ready | State::Down | State::Failed(_)));
+        let decided = status.wait_for(|s| s.ticket >= ticket && s.state.is_decided());
         let state = match tokio::time::timeout(self.config.attach_window, decided).await {
             Ok(Ok(status)) => status.state.clone(),
             // Late, or the control runtime is going down: subscribes will queue, or be refused.
             Ok(Err(_)) | Err(_) => State::Connecting,
         };
         undo.registry = None;
-        match state {
-            State::Failed(fault) => Err(AttachError { fault, member }),
-            _ => Ok(member),
+        match state.fault() {
+            Some(fault) => Err(AttachError { fault: fault.clone(), member }),
+            None => Ok(member),
         }
     }
 
@@ -214,6 +213,14 @@ impl Registry {
         }
     }
 
+    /// As [`Registry::invalidate`] when nobody can say what the key store names now: rebuilt at the broker that it has.
+    pub fn refresh(&self, user: &str) {
+        let Some((id, _)) = self.users.with(|users| users.named(user)) else { return };
+        if let Some(handle) = self.links.with(|links| links.refresh(id)) {
+            handle.nudge();
+        }
+    }
+
     /// A session that asked twice for what it holds was answered without a look here.
     pub fn count_duplicate(&self) {
         self.metrics.duplicate.increment(1);
@@ -234,9 +241,9 @@ impl Registry {
         let handle = self.links.with(|links| links.handle(user));
         let state = handle.map(|h| h.status().borrow().state.clone());
         match state {
-            Some(State::Ready | State::Lingering | State::Kept) => "connected",
-            Some(State::Connecting | State::Closing) => "connecting",
-            Some(State::Absent | State::Down | State::Failed(_)) | None => "disconnected",
+            Some(State::Live | State::Degraded | State::Lingering | State::Kept) => "connected",
+            Some(State::Connecting | State::Closing | State::Reauthenticating { takes_calls: false }) => "connecting",
+            _ => "disconnected",
         }
     }
 

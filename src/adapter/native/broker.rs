@@ -8,6 +8,7 @@ use super::credentials::Credentials;
 use super::tick::NativeTick;
 use crate::adapter::symbols::{Dialect, FeedExchange, Listing};
 use crate::model::Mode;
+use crate::policy::refusal::is_auth_error;
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::time::Duration;
@@ -179,42 +180,4 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Reads one message.
     fn decode(&self, session: &mut Self::Session, message: Message<'_>, out: &mut Vec<Event<Self::Token>>);
-}
-
-/// Whether a text tells of refused credentials: OpenAlgo's words (protocol 4.3), in any case.
-pub fn is_auth_error(text: &str) -> bool {
-    const WORDS: [&str; 15] = [
-        "401",
-        "403",
-        "unauthorized",
-        "forbidden",
-        "authentication failed",
-        "auth failed",
-        "invalid token",
-        "token expired",
-        "access denied",
-        "invalid credentials",
-        "session expired",
-        "access token has expired",
-        "tokenexception",
-        "invalid api_key",
-        "invalid session",
-    ];
-    let text = text.to_ascii_lowercase();
-    WORDS.iter().any(|word| text.contains(word))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_words_of_refused_credentials_are_known_in_any_case() {
-        for text in ["HTTP 403 Forbidden", "Token Expired, log in again", "TokenException: x", "Session expired"] {
-            assert!(is_auth_error(text), "{text}");
-        }
-        for text in ["", "connection reset by peer", "HTTP 503"] {
-            assert!(!is_auth_error(text), "{text}");
-        }
-    }
 }
