@@ -28,6 +28,8 @@ pub struct NativeKind {
     pub url: &'static str,
     /// What its credentials must hold.
     pub credentials: &'static [&'static str],
+    /// Whether OpenAlgo stores the API key with the token.
+    pub key_in_token: bool,
     /// Whose instrument files it reads.
     pub dialect: Dialect,
     /// Its numbers.
@@ -42,6 +44,7 @@ impl NativeKind {
             name,
             url: B::URL,
             credentials: B::CREDENTIALS,
+            key_in_token: B::KEY_IN_TOKEN,
             dialect: B::DIALECT,
             limits: limits::<B>,
             make: make::<B>,

@@ -115,6 +115,10 @@ pub struct Auth {
     pub store: KeyStoreSetting,
     /// `API_KEY_PEPPER` of OpenAlgo; needed by `openalgo:` stores. Never printed.
     pub pepper: Option<Secret>,
+    /// `FERNET_SALT` of OpenAlgo. Never printed.
+    pub fernet_salt: Option<Secret>,
+    /// `BROKER_API_KEY` of OpenAlgo. Never printed.
+    pub broker_api_key: Option<Secret>,
 }
 
 /// `auth.store`
@@ -237,6 +241,8 @@ pub enum CredentialsFrom {
         /// Their values, by the rest of their names.
         given: Credentials,
     },
+    /// OpenAlgo's database, which is the key store too.
+    OpenAlgo,
 }
 
 impl std::fmt::Display for CredentialsFrom {
@@ -244,6 +250,7 @@ impl std::fmt::Display for CredentialsFrom {
         match self {
             CredentialsFrom::File(path) => write!(f, "file:{path}"),
             CredentialsFrom::Env { prefix, .. } => write!(f, "env:{prefix}"),
+            CredentialsFrom::OpenAlgo => f.write_str("openalgo"),
         }
     }
 }
@@ -366,7 +373,7 @@ impl Default for Settings {
                 sources: Vec::new(),
             },
             discovery: Discovery { file: None, redis: None },
-            auth: Auth { store: KeyStoreSetting::Demo, pepper: None },
+            auth: Auth { store: KeyStoreSetting::Demo, pepper: None, fernet_salt: None, broker_api_key: None },
             adapters: Adapters {
                 default: AdapterKind::Sim,
                 control_bind: "tcp://127.0.0.1:5655".into(),

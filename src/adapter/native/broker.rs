@@ -136,6 +136,8 @@ pub trait Broker: Send + Sync + 'static {
     const URL: &'static str;
     /// What its credentials must hold.
     const CREDENTIALS: &'static [&'static str];
+    /// Whether OpenAlgo stores its API key with the token, as `api_key:access_token`.
+    const KEY_IN_TOKEN: bool = false;
     /// Whether its requests carry marks, for [`Event::Overfull`].
     const HAS_MARKS: bool = false;
 

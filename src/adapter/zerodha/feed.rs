@@ -30,6 +30,7 @@ impl Broker for Zerodha {
     const DIALECT: Dialect = Dialect::Kite;
     const URL: &'static str = "wss://ws.kite.trade";
     const CREDENTIALS: &'static [&'static str] = &["api_key", "access_token"];
+    const KEY_IN_TOKEN: bool = true;
 
     fn limits(&self) -> Limits {
         Limits {
