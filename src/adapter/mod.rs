@@ -21,9 +21,11 @@ pub mod supervisor;
 pub mod symbols;
 pub mod zerodha;
 
+use self::symbols::Table;
 use crate::shards::key::{CallId, FaultCode, KeyName};
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// What an adapter is told. `Connect` comes first and once; nothing comes after `Disconnect`.
@@ -154,4 +156,9 @@ pub trait AdapterFactory: Send + Sync {
     /// # Errors
     /// No kind serves this broker, or its settings do not allow it.
     fn make(&self, broker: &str, user: &str) -> Result<Box<dyn Adapter>, String>;
+
+    /// The instruments of this user's broker, if they are known and have been read. Must not wait.
+    fn table(&self, _broker: &str, _user: &str) -> Option<Arc<Table>> {
+        None
+    }
 }

@@ -14,6 +14,7 @@ mod signs;
 
 pub use signs::Signs;
 
+use super::symbols::Table;
 use super::{AdapterFactory, metrics::AdapterMetrics};
 use crate::limits;
 use crate::model::{ScopeId, UserId};
@@ -347,6 +348,11 @@ impl Supervisors {
     ) {
         let actor = actor::Actor::new(self.clone(), user, name, owner, handle, unstarted);
         self.runtime.spawn(actor.run());
+    }
+
+    /// See [`AdapterFactory::table`].
+    pub fn table(&self, broker: &str, user: &str) -> Option<Arc<Table>> {
+        self.factory.table(broker, user)
     }
 
     /// Ids for calls, shared by all users.

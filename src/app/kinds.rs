@@ -8,6 +8,7 @@ use crate::adapter::native::book::Book;
 use crate::adapter::native::credentials::{OpenAlgoLogin, Source};
 use crate::adapter::native::feed::{Account, Wiring};
 use crate::adapter::native::metrics::NativeMetrics;
+use crate::adapter::symbols::Table;
 use crate::adapter::{Adapter, AdapterFactory};
 use crate::auth::login::BrokerLogins;
 use crate::config::Settings;
@@ -108,5 +109,9 @@ impl AdapterFactory for Kinds {
             Some((kind, account)) => Ok((kind.make)(Arc::clone(account), self.wiring.clone())),
             None => Err(format!("brokers.{broker}.users does not name {user}")),
         }
+    }
+
+    fn table(&self, broker: &str, user: &str) -> Option<Arc<Table>> {
+        self.accounts.get(broker)?.get(user)?.1.book.held()
     }
 }

@@ -20,6 +20,7 @@ use self::metrics::RegistryMetrics;
 use self::unavailable::failed;
 use self::users::{Attached, Links, Users};
 use crate::adapter::supervisor::{Handle, State, Supervisors, broker_fault};
+use crate::adapter::symbols::Table;
 use crate::model::{BrokerId, Brokers, InstrumentRef, Mode, ScopeId, SessionId, UserId};
 use crate::shards::key::{Context, Effects, Event, Join, KeyName, Leave, Touched, Waiter};
 use crate::shards::{LockName, Shards, TimedLock};
@@ -154,14 +155,18 @@ impl Registry {
     /// Takes a reference for each want. Entry `i` of the answer is about `wants[i]`; for `Pending` ones `(i, outcome)`
     /// follows through `reply`, whose capacity must be at least `wants.len()`.
     pub fn subscribe(&self, member: &Member, session: SessionId, wants: &[Want<'_>], reply: &Reply) -> Vec<Decision> {
-        let Some(handle) = self.links.with(|links| links.handle(member.user)) else {
+        let link =
+            self.links.with(|links| links.get(member.user).map(|link| (link.handle.clone(), link.broker.clone())));
+        let Some((handle, broker)) = link else {
             return vec![Decision::Refused(self.no_adapter(member)); wants.len()];
         };
         if let Some(fault) = failed(&handle) {
             return vec![Decision::Refused(fault); wants.len()];
         }
+        let table = broker.and_then(|broker| self.supervisors.table(&broker, &member.name));
+        let of = Feeder { handle: &handle, table: table.as_deref() };
         let entries = wants.iter().enumerate();
-        entries.map(|(i, want)| self.subscribe_one(member, session, want, i as u32, reply, &handle)).collect()
+        entries.map(|(i, want)| self.subscribe_one(member, session, want, i as u32, reply, of)).collect()
     }
 
     /// Gives back a reference for each key. Entry `i` of the answer is about `keys[i]`; for `Pending` ones `(i, outcome)`
@@ -316,14 +321,17 @@ impl Registry {
         want: &Want<'_>,
         entry: u32,
         reply: &Reply,
-        handle: &Handle,
+        Feeder { handle, table }: Feeder<'_>,
     ) -> Decision {
         let (user, Want { instrument, mode, depth }) = (member.user, *want);
         let waiter = Waiter { entry, reply: reply.clone() };
         let now = tokio::time::Instant::now().into_std();
         let mut fx = Effects::default();
+        // Prices may have more digits than their exchange's usually do: the id that is told goes with a scale that holds them.
+        let digits = table.and_then(|table| table.find(instrument)?.scale).unwrap_or(0);
         let joined = self.shards.with(self.shards.shard_of(instrument), |shard| {
             if !shard.keys.has(user, instrument, mode) {
+                shard.streams.raise_scale(handle.scope(), instrument, digits).ok()?;
                 let pinned = shard.streams.pin(handle.scope(), instrument).ok()?;
                 shard.keys.insert(user, instrument, mode, pinned.stream, pinned.scale);
             }
@@ -424,6 +432,14 @@ impl Registry {
             Event::ReleaseFailed => tracing::warn!(user, key = ?name, refs, "the broker did not let go, trying again"),
         }
     }
+}
+
+/// Who feeds a user, and with what.
+#[derive(Clone, Copy)]
+struct Feeder<'a> {
+    handle: &'a Handle,
+    /// The instruments of the user's broker, if they are known.
+    table: Option<&'a Table>,
 }
 
 /// Takes a first attach back when its caller stops waiting for it.
