@@ -89,6 +89,12 @@ impl World {
         World { kite, server, folder }
     }
 
+    /// The one feed, as `/feeds` shows it.
+    fn feed(&self) -> Value {
+        let feeds: Value = serde_json::from_str(&self.server.admin_get("/feeds").1).expect("JSON");
+        feeds["feeds"][0].clone()
+    }
+
     /// Waits until the broker holds exactly this.
     fn await_held(&self, wanted: &[(u32, &str)]) -> Seen {
         let wanted: BTreeMap<u32, String> = wanted.iter().map(|(token, mode)| (*token, (*mode).to_owned())).collect();
@@ -429,6 +435,9 @@ fn three_thousand_symbols_fill_three_connections_and_one_more_is_refused_by_name
     assert_eq!(seen.held.values().map(BTreeMap::len).collect::<Vec<_>>(), [1000, 1000, 1000]);
     world.server.await_metric("tickcast_native_capacity_left", &[], 0.0);
     world.server.await_metric("tickcast_native_connections", &[], 3.0);
+    world.server.await_metric("tickcast_adapter_connections", &["\"bus\""], 3.0);
+    let feed = world.feed();
+    assert_eq!((&feed["connections"], &feed["capacity_left"]), (&json!(3), &json!(0)), "{feed}");
     let last = json!([{"symbol": symbols[3000], "exchange": "NSE"}]);
     let ask = json!({"action": "subscribe", "symbols": last, "mode": 1});
     let entry = &client.request(ask.clone())["subscriptions"][0];
@@ -445,6 +454,35 @@ fn three_thousand_symbols_fill_three_connections_and_one_more_is_refused_by_name
     assert_eq!(client.request(ask)["subscriptions"][0]["status"], "success");
     let seen = world.kite.await_seen(|seen| seen.all().contains_key(&listed[3000].0) && seen.all().len() == 3000);
     assert!(seen.held.values().all(|held| held.len() == 1000), "never more than the quota");
+}
+
+#[test]
+fn a_feed_of_which_one_connection_is_down_says_how_many_are_up_and_that_it_is_degraded() {
+    let listed = [(INFY, "INFY".to_owned()), (SBIN, "SBIN".to_owned())];
+    let world = World::with("degraded", &listed, |broker| broker.symbols_per_connection = Some(1));
+    let mut client = world.server.client();
+    client.subscribe(&["INFY", "SBIN"], 1);
+    world.await_held(&[(INFY, "ltp"), (SBIN, "ltp")]);
+    world.server.await_metric("tickcast_adapter_connections", &["\"bus\""], 2.0);
+    let feed = world.feed();
+    assert_eq!(
+        (&feed["adapter"], &feed["connections"], &feed["capacity_left"]),
+        (&json!("live"), &json!(2), &json!(1))
+    );
+    // It cannot come back with the token that there is.
+    world.kite.accept("another");
+    world.kite.cut_holder(SBIN);
+    world.server.await_metric("tickcast_adapters", &["\"degraded\""], 1.0);
+    world.server.await_metric("tickcast_adapter_connections", &["\"bus\""], 1.0);
+    let feed = world.feed();
+    assert_eq!((&feed["adapter"], &feed["connections"]), (&json!("degraded"), &json!(1)), "{feed}");
+    assert!(feed["detail"].as_str().is_some_and(|detail| detail.contains("not carried now")), "{feed}");
+    world.kite.price(INFY, 700);
+    assert_eq!(ltp(&client.tick()), 7.0, "the other goes on");
+    world.folder.credentials("another");
+    world.await_held(&[(INFY, "ltp"), (SBIN, "ltp")]);
+    world.server.await_metric("tickcast_adapters", &["\"live\""], 1.0);
+    assert_eq!(world.feed()["connections"], 2);
 }
 
 #[test]

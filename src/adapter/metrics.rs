@@ -119,7 +119,10 @@ impl AdapterMetrics {
             "tickcast_adapters",
             "Adapters by broker and state, at most one per user: degraded carries only part of what is wanted, reauthenticating waits for credentials that the broker accepts, down has no connection to its broker"
         );
-        describe_gauge!("tickcast_adapter_connections", "Adapters that are connected to their broker");
+        describe_gauge!(
+            "tickcast_adapter_connections",
+            "Connections to the broker that are up, of all its adapters; an adapter that does not tell them apart counts once"
+        );
         describe_gauge!(
             "tickcast_feed_silence_seconds",
             "Longest time without a tick among the broker's feeds of which ticks are expected now; 0 without any"
@@ -143,22 +146,22 @@ impl AdapterMetrics {
         if success { &per.start_success } else { &per.start_failed }.record(took.as_secs_f64());
     }
 
-    /// Sets the gauges from a look at all adapters.
-    pub fn observe<'a>(&self, adapters: impl Iterator<Item = (&'a str, StateLabel)>) {
-        let mut counts: HashMap<&str, [u32; StateLabel::ALL.len()]> = HashMap::new();
-        for (broker, state) in adapters {
+    /// Sets the gauges from a look at all adapters: broker, state, and connections where the adapter tells them.
+    pub fn observe<'a>(&self, adapters: impl Iterator<Item = (&'a str, StateLabel, Option<usize>)>) {
+        let mut counts: HashMap<&str, ([u32; StateLabel::ALL.len()], usize)> = HashMap::new();
+        for (broker, state, connections) in adapters {
             let broker = if self.brokers.contains_key(broker) { broker } else { "other" };
-            counts.entry(broker).or_default()[state as usize] += 1;
+            let (states, connected) = counts.entry(broker).or_default();
+            states[state as usize] += 1;
+            *connected += connections.unwrap_or(usize::from(state.is_connected()));
         }
         let all = self.brokers.iter().map(|(b, p)| (b.as_str(), p)).chain([("other", &self.other)]);
         for (broker, per) in all {
-            let counts = counts.get(broker).copied().unwrap_or_default();
-            for (gauge, n) in per.states.iter().zip(counts) {
+            let (states, connected) = counts.get(broker).copied().unwrap_or_default();
+            for (gauge, n) in per.states.iter().zip(states) {
                 gauge.set(f64::from(n));
             }
-            let connected: u32 =
-                StateLabel::ALL.into_iter().filter(|s| s.is_connected()).map(|s| counts[s as usize]).sum();
-            per.connections.set(f64::from(connected));
+            per.connections.set(connected as f64);
         }
     }
 

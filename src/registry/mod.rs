@@ -276,9 +276,13 @@ impl Registry {
     pub fn observe(&self) {
         let (users, _) = self.users.with(|users| users.counts());
         self.metrics.observe(&self.counts(), users);
-        let adapters = self.adapters();
-        let states = adapters.iter().filter_map(|(_, broker, state)| Some((&**broker, state.label()?)));
-        self.supervisors.metrics().observe(states);
+        let links = self.links.with(|links| links.all());
+        let stands = |handle: &Handle| Some((handle.status().borrow().state.label()?, handle.signs().connections()));
+        let adapters = links.iter().filter_map(|(_, broker, handle)| {
+            let (state, connections) = stands(handle)?;
+            Some((&**broker, state, connections))
+        });
+        self.supervisors.metrics().observe(adapters);
     }
 
     /// Times and counts of the user and adapter locks, for the lock metrics.

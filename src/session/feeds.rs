@@ -98,7 +98,7 @@ pub struct FeedReport {
     heartbeat_seconds: Option<f64>,
     /// Keys that the broker holds for us.
     subscriptions: usize,
-    /// Connections to the broker.
+    /// Connections to the broker that are up; 1 or 0 where the adapter does not tell them apart.
     connections: usize,
     /// Instruments that could still be subscribed; null where nobody knows.
     capacity_left: Option<usize>,

@@ -149,7 +149,10 @@ impl Actor {
                 match action {
                     Action::Make(broker) => inputs.extend(self.make(broker).err()),
                     Action::Disconnect => inputs.extend(self.command(Command::Disconnect)),
-                    Action::Drop => (self.adapter, self.clearing) = (None, None),
+                    Action::Drop => {
+                        (self.adapter, self.clearing) = (None, None);
+                        self.handle.signs.forget();
+                    }
                     Action::Clear => {
                         let call = self.all.calls.next();
                         self.clearing = Some((call, Instant::now()));
