@@ -4,8 +4,10 @@
 #
 #   ./scripts/test.sh
 #
-# Needs a Rust toolchain, a C compiler, redis-server and Python 3.11 or newer with venv. What is missing of the last three is installed
-# with apt where that is there and permitted; Python packages go into target/e2e-venv, nothing is installed elsewhere.
+# Needs a Rust toolchain, a C compiler, redis-server, Python 3.11 or newer with venv, Node.js with npm, and Prometheus with promtool. What is
+# missing behind the toolchain is installed with apt where that is there and permitted, but for Prometheus: its package would start a service, so
+# it is only unpacked, into target/e2e-prometheus. Python packages go into target/e2e-venv, those of npm into target/e2e-grafana; nothing is
+# installed elsewhere.
 # A missing tool is a failure, never a skip. Packets captured from brokers' feeds are not part of this repository:
 # they are read from ../shared/vectors/broker-feeds/kite or the folder in E2E_CAPTURED_VECTORS, and only when there
 # is neither do the tests that send them stay out, which the last line then says.
@@ -49,6 +51,7 @@ tools() {
   command -v cc >/dev/null || apt build-essential
   command -v redis-server >/dev/null && command -v redis-cli >/dev/null || apt redis-server
   python3 -c 'import venv, ensurepip' 2>/dev/null || apt python3 python3-venv
+  command -v npm >/dev/null && command -v node >/dev/null || apt nodejs npm
   python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "Python 3.11 or newer is needed, this is $(python3 -V)"
 }
 
@@ -69,6 +72,36 @@ python_parts() {
   "$E2E_PYTHON" -c 'import kiteconnect, logzero, msgpack, openalgo, redis, websocket, zmq'
 }
 
+# Prometheus and promtool, for dashboards/.
+prometheus_parts() {
+  local folder=$target/e2e-prometheus
+  export E2E_PROMETHEUS=$folder/usr/bin
+  if ! { command -v prometheus && command -v promtool; } >/dev/null && [ ! -x "$E2E_PROMETHEUS/promtool" ]; then
+    command -v apt-get >/dev/null || fail "prometheus is missing, and there is no apt-get to fetch it; please install it"
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    # Old lists of packages name versions that are gone; renewing them needs root.
+    [ "$(id -u)" != 0 ] || apt-get update -qq
+    (cd "$folder" && apt-get download -qq prometheus) || fail "prometheus cannot be fetched; try: sudo apt-get update"
+    dpkg -x "$folder"/prometheus_*.deb "$folder"
+  fi
+  PATH=$E2E_PROMETHEUS:$PATH promtool --version
+}
+
+# What dashboards are checked against: Grafana's schema and the compiler that reads it.
+grafana_parts() {
+  local folder=$target/e2e-grafana
+  if ! cmp -s tests/e2e/grafana/package.json "$folder/package.json"; then
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    npm install --prefix "$folder" --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error \
+      $(node -p 'Object.entries(require("./tests/e2e/grafana/package.json").dependencies).map((d) => d.join("@")).join(" ")')
+    cp tests/e2e/grafana/package.json "$folder/package.json"
+  fi
+  export E2E_GRAFANA=$folder
+  node "$folder/node_modules/typescript/bin/tsc" --version
+}
+
 captured() {
   [ -e "${E2E_CAPTURED_VECTORS:-../shared/vectors/broker-feeds/kite}/kite_captured.json" ]
 }
@@ -83,6 +116,8 @@ fi
 
 step tools tools
 step python python_parts
+step prometheus prometheus_parts
+step grafana grafana_parts
 step format cargo fmt --all --check
 step lints cargo clippy --workspace --all-targets --features tickcast/e2e -- -D warnings
 step model-lints cargo clippy --features shuttle --lib --test model -- -D warnings

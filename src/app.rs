@@ -11,7 +11,9 @@ mod door;
 mod kinds;
 mod overload;
 mod parts;
+mod process;
 mod rooms;
+mod stats_file;
 mod upkeep;
 
 pub use build::{App, Hooks, StartError};
@@ -118,7 +120,7 @@ impl Running {
     }
 }
 
-/// What `/metrics` shows: the exporter's page, and the locks' histograms, which it does not hold.
+/// What `/metrics` shows: the exporter's page, the locks' times, which it does not hold, and what the system says of the process.
 #[derive(Clone)]
 struct MetricsPage {
     exporter: metrics_exporter_prometheus::PrometheusHandle,
@@ -129,6 +131,7 @@ impl MetricsPage {
     fn render(&self) -> String {
         let mut text = self.exporter.render();
         self.locks.render(&mut text);
+        process::render(&mut text);
         text
     }
 }

@@ -403,7 +403,7 @@ async fn a_session_that_closes_while_it_authenticates_counts_for_nothing() {
 async fn the_gauges_and_counters_say_what_is_there() {
     let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
     let rendered = recorder.handle();
-    let w = metrics::with_local_recorder(&recorder, || world_on(&["fake"]));
+    let w = world_on(recorder);
     let m = w.attach(1, "asha").await;
     w.registry.attach(session(2), "bela", Some("elsewhere")).await.expect("live");
     w.subscribe(&m, 1, "SBIN").await.expect("accepted");
@@ -420,7 +420,7 @@ async fn the_gauges_and_counters_say_what_is_there() {
         "tickcast_subscriptions_shared_ratio 0.5",
         "tickcast_users_connected 2",
         "tickcast_adapters{broker=\"fake\",state=\"live\"} 1",
-        "tickcast_adapters{broker=\"other\",state=\"live\"} 1",
+        "tickcast_adapters{broker=\"elsewhere\",state=\"live\"} 1",
         "tickcast_adapter_connections{broker=\"fake\"} 1",
         "tickcast_broker_calls_total{broker=\"fake\",op=\"subscribe\",outcome=\"success\"} 2",
         "tickcast_broker_calls_total{broker=\"fake\",op=\"subscribe\",outcome=\"refused\"} 1",

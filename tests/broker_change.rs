@@ -34,11 +34,22 @@ fn invalidate(publisher: &mut Publisher, user: &str) {
     publisher.json(&format!("CACHE_INVALIDATE_ALL_{user}"), &payload);
 }
 
-/// (broker, price) of the ticks up to END.
-fn seen(client: &mut Client) -> Vec<(String, f64)> {
-    let ticks = client.ticks_before("END");
+/// (broker, price) of ticks.
+fn prices(ticks: &[Value]) -> Vec<(String, f64)> {
     let text = |t: &Value| t["broker"].as_str().expect("a broker").to_owned();
     ticks.iter().map(|t| (text(t), t["data"]["ltp"].as_f64().expect("a price"))).collect()
+}
+
+/// (broker, price) of the ticks up to END.
+fn seen(client: &mut Client) -> Vec<(String, f64)> {
+    prices(&client.ticks_before("END"))
+}
+
+/// (broker, price) of all that has come, which must be snapshots.
+fn snapshots(client: &mut Client) -> Vec<(String, f64)> {
+    let ticks = client.settled();
+    assert!(ticks.iter().all(|tick| tick["snapshot"] == true), "{ticks:?}");
+    prices(&ticks)
 }
 
 fn pairs(want: &[(&str, f64)]) -> Vec<(String, f64)> {
@@ -109,6 +120,7 @@ fn authenticating_again_under_another_broker_moves_what_every_session_of_the_use
     keys.log_in("alice", "dhan");
     let reply = first.login("alice");
     assert_eq!((&reply["type"], &reply["broker"]), (&json!("auth"), &json!("dhan")), "{reply}");
+    assert_eq!(snapshots(&mut first), pairs(&[("dhan", 1.2), ("dhan", 0.0)]), "the newest prices of the new broker");
     publish(&mut publisher, 2.0);
     assert_eq!(seen(&mut first), pairs(&[("dhan", 2.0), ("dhan", 2.2)]), "not one under the old label");
     assert_eq!(seen(&mut bob), pairs(&[("angel", 2.0), ("angel", 2.1)]), "another user's stay");
@@ -172,7 +184,7 @@ fn a_user_whose_new_broker_has_a_source_of_its_own_receives_that_source_only_and
     eventually("a session has not followed", || labels(&server) == angel);
     // One may be between its old labels and its new ones; it is not when it answers.
     for client in [&mut first, &mut second] {
-        assert_eq!(client.settled(), [] as [Value; 0]);
+        assert_eq!(snapshots(client), pairs(&[("angel", 0.0)]), "END; of A the newest came from dhan");
     }
     let before = server.metric("tickcast_ticks_received_total", &[]);
     publish(&mut own, 4.0);

@@ -82,7 +82,8 @@ fn c03_a_socket_whose_key_was_refused_does_not_linger_until_the_grace_limit() {
     assert_eq!(client.json()["code"], "AUTHENTICATION_ERROR");
     assert_eq!(client.until_close(), Got::Close(Some((4401, "auth timeout".into()))));
     let took = connected.elapsed();
-    assert!(took > Duration::from_secs(3) && took < Duration::from_secs(8), "a moment for another try: {took:?}");
+    // Long before the 15 s that one has who never tried.
+    assert!(took > Duration::from_secs(3) && took < Duration::from_secs(14), "a moment for another try: {took:?}");
     drop(client);
     server.finish();
 }

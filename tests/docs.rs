@@ -54,6 +54,20 @@ const HOW: &[(&str, How)] = &[
     ("pip install pyzmq redis", Step("install -r tests/e2e/requirements.txt")),
     ("pip install websocket-client msgpack", Step("install -r tests/e2e/requirements.txt")),
     ("pip install pyzmq msgpack", Step("install -r tests/e2e/requirements.txt")),
+    (
+        "scripts/dashboards.py",
+        Test("e2e/dashboards.rs", "every_panel_has_values_from_a_prometheus_that_scrapes_a_server_under_load"),
+    ),
+    (
+        "prometheus",
+        Test("e2e/dashboards.rs", "promtool_finds_nothing_in_configuration_and_rules_and_all_rule_tests_pass"),
+    ),
+    (
+        "promtool",
+        Test("e2e/dashboards.rs", "promtool_finds_nothing_in_configuration_and_rules_and_all_rule_tests_pass"),
+    ),
+    // As far as that goes without an engine.
+    ("docker compose", Test("dashboards.rs", "the_compose_file_is_valid_and_mounts_what_is_there")),
     ("./scripts/test.sh", Test("docs.rs", "the_gate_is_the_script")),
     ("cargo bench", Step("cargo test --features e2e --bench '*'")),
     ("cargo build", Step("cargo build --release")),

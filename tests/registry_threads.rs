@@ -83,15 +83,16 @@ struct World {
 fn world(config: Config) -> World {
     let script = Script::default();
     let shards = Arc::new(Shards::new(&ShardsConfig { shards: 4, ..ShardsConfig::default() }));
-    let (adapter_metrics, metrics) =
-        metrics::with_local_recorder(&NoopRecorder, || (AdapterMetrics::register([]), RegistryMetrics::register()));
+    let brokers = Arc::new(Brokers::new());
+    let adapter_metrics = AdapterMetrics::register(brokers.clone(), [], Arc::new(NoopRecorder));
+    let metrics = metrics::with_local_recorder(&NoopRecorder, RegistryMetrics::register);
     let (stop, stopped) = oneshot::channel::<()>();
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let handle = control.handle().clone();
     let control = std::thread::spawn(move || control.block_on(async { drop(stopped.await) }));
     let supervisor = SupervisorConfig { linger: Duration::ZERO, ..SupervisorConfig::default() };
     let supervisors = Supervisors::new(supervisor, Arc::new(script.clone()), adapter_metrics, handle);
-    let registry = Registry::new(config, shards.clone(), Arc::new(Brokers::new()), supervisors, metrics);
+    let registry = Registry::new(config, shards.clone(), brokers, supervisors, metrics);
     World { script, shards, registry, stop, control }
 }
 

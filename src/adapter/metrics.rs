@@ -1,10 +1,15 @@
-//! Metrics of adapters and their calls. Labels are the brokers of settings and key store; any other counts as `other`.
+//! Metrics of adapters and their calls. Labels are the brokers of settings and key store, which are what [`Brokers`] holds; any other
+//! counts as `other`. Tests: below, `tests/adapter_lifecycle.rs`.
 
 use super::supervisor::StateLabel;
+use crate::limits::BROKERS_MAX;
+use crate::model::Brokers;
 use metrics::{
-    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+    Counter, Gauge, Histogram, Recorder, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram, with_local_recorder,
 };
 use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Edges of `tickcast_broker_call_seconds`.
@@ -105,32 +110,28 @@ impl PerBroker {
 
 /// Handles for adapters and calls.
 pub struct AdapterMetrics {
-    brokers: HashMap<String, PerBroker>,
+    names: Arc<Brokers>,
+    /// By broker id. A broker has 200 series, and key stores and OpenAlgo's settings name dozens that nobody uses: made at first use.
+    brokers: Box<[OnceLock<PerBroker>]>,
     other: PerBroker,
+    recorder: Arc<dyn Recorder + Send + Sync>,
 }
 
 impl AdapterMetrics {
-    /// Makes the handles for these broker names (lower case) and `other`.
-    pub fn register<'a>(brokers: impl IntoIterator<Item = &'a str>) -> Self {
-        describe_counter!("tickcast_broker_calls_total", "Calls to adapters by operation and outcome");
-        describe_histogram!("tickcast_broker_call_seconds", "Time from sending a call to its answer or deadline");
-        describe_histogram!("tickcast_adapter_start_seconds", "Time an adapter took to connect, or to fail to");
-        describe_gauge!(
-            "tickcast_adapters",
-            "Adapters by broker and state, at most one per user: degraded carries only part of what is wanted, reauthenticating waits for credentials that the broker accepts, down has no connection to its broker"
-        );
-        describe_gauge!(
-            "tickcast_adapter_connections",
-            "Connections to the broker that are up, of all its adapters; an adapter that does not tell them apart counts once"
-        );
-        describe_gauge!(
-            "tickcast_feed_silence_seconds",
-            "Longest time without a tick among the broker's feeds of which ticks are expected now; 0 without any"
-        );
-        AdapterMetrics {
-            brokers: brokers.into_iter().map(|b| (b.to_owned(), PerBroker::register(b))).collect(),
-            other: PerBroker::register("other"),
-        }
+    /// Makes the handles for `expected` and `other` with this recorder; those of further `names` when they are used.
+    pub fn register<'a>(
+        names: Arc<Brokers>,
+        expected: impl IntoIterator<Item = &'a str>,
+        recorder: Arc<dyn Recorder + Send + Sync>,
+    ) -> Self {
+        let other = with_local_recorder(&recorder, || {
+            describe();
+            PerBroker::register("other")
+        });
+        let brokers = (0..BROKERS_MAX).map(|_| OnceLock::new()).collect();
+        let metrics = AdapterMetrics { names, brokers, other, recorder };
+        expected.into_iter().for_each(|broker| _ = metrics.of(broker));
+        metrics
     }
 
     /// Counts one finished call.
@@ -150,13 +151,11 @@ impl AdapterMetrics {
     pub fn observe<'a>(&self, adapters: impl Iterator<Item = (&'a str, StateLabel, Option<usize>)>) {
         let mut counts: HashMap<&str, ([u32; StateLabel::ALL.len()], usize)> = HashMap::new();
         for (broker, state, connections) in adapters {
-            let broker = if self.brokers.contains_key(broker) { broker } else { "other" };
-            let (states, connected) = counts.entry(broker).or_default();
+            let (states, connected) = counts.entry(self.label(broker)).or_default();
             states[state as usize] += 1;
             *connected += connections.unwrap_or(usize::from(state.is_connected()));
         }
-        let all = self.brokers.iter().map(|(b, p)| (b.as_str(), p)).chain([("other", &self.other)]);
-        for (broker, per) in all {
+        for (broker, per) in self.all() {
             let (states, connected) = counts.get(broker).copied().unwrap_or_default();
             for (gauge, n) in per.states.iter().zip(states) {
                 gauge.set(f64::from(n));
@@ -169,17 +168,82 @@ impl AdapterMetrics {
     pub fn observe_silence<'a>(&self, silences: impl Iterator<Item = (&'a str, Duration)>) {
         let mut longest: HashMap<&str, Duration> = HashMap::new();
         for (broker, silence) in silences {
-            let broker = if self.brokers.contains_key(broker) { broker } else { "other" };
-            let held = longest.entry(broker).or_default();
+            let held = longest.entry(self.label(broker)).or_default();
             *held = silence.max(*held);
         }
-        let all = self.brokers.iter().map(|(b, p)| (b.as_str(), p)).chain([("other", &self.other)]);
-        for (broker, per) in all {
+        for (broker, per) in self.all() {
             per.silence.set(longest.get(broker).copied().unwrap_or_default().as_secs_f64());
         }
     }
 
+    /// The label of a broker, whose handles are there from now on.
+    fn label(&self, broker: &str) -> &str {
+        self.slot(broker).map_or("other", |(name, _)| name)
+    }
+
     fn of(&self, broker: &str) -> &PerBroker {
-        self.brokers.get(broker).unwrap_or(&self.other)
+        self.slot(broker).map_or(&self.other, |(_, per)| per)
+    }
+
+    fn slot(&self, broker: &str) -> Option<(&str, &PerBroker)> {
+        let id = self.names.find(broker)?;
+        let (name, slot) = (self.names.name(id), self.brokers.get(usize::from(id.0))?);
+        Some((name, slot.get_or_init(|| with_local_recorder(&self.recorder, || PerBroker::register(name)))))
+    }
+
+    /// All brokers that have handles, by label.
+    fn all(&self) -> impl Iterator<Item = (&str, &PerBroker)> {
+        let used = self.names.iter().filter_map(|(id, name)| Some((name, self.brokers[usize::from(id.0)].get()?)));
+        used.chain([("other", &self.other)])
+    }
+}
+
+fn describe() {
+    describe_counter!("tickcast_broker_calls_total", "Calls to adapters by operation and outcome");
+    describe_histogram!("tickcast_broker_call_seconds", "Time from sending a call to its answer or deadline");
+    describe_histogram!("tickcast_adapter_start_seconds", "Time an adapter took to connect, or to fail to");
+    describe_gauge!(
+        "tickcast_adapters",
+        "Adapters by broker and state, at most one per user: degraded carries only part of what is wanted, reauthenticating waits for credentials that the broker accepts, down has no connection to its broker"
+    );
+    describe_gauge!(
+        "tickcast_adapter_connections",
+        "Connections to the broker that are up, of all its adapters; an adapter that does not tell them apart counts once"
+    );
+    describe_gauge!(
+        "tickcast_feed_silence_seconds",
+        "Longest time that expected ticks have been missing among the broker's feeds, connected or not; a heartbeat counts as one; 0 without any"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    #[test]
+    fn a_broker_has_its_label_once_it_is_used_and_names_from_nowhere_are_other() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let page = recorder.handle();
+        let names = Arc::new(Brokers::new());
+        names.intern("angel").unwrap();
+        names.intern("listed").unwrap();
+        let metrics = AdapterMetrics::register(Arc::clone(&names), ["angel"], Arc::new(recorder));
+        assert!(page.render().contains("broker=\"angel\""));
+        names.intern("Dhan").unwrap();
+        for broker in ["dhan", "a name from nowhere"] {
+            metrics.called(broker, CallOp::Subscribe, CallOutcome::Success, Duration::ZERO);
+        }
+        metrics.observe([("dhan", StateLabel::Live, Some(3)), ("nobody's", StateLabel::Live, None)].into_iter());
+        let page = page.render();
+        for (label, connections) in [("dhan", 3), ("other", 1)] {
+            let call =
+                format!("tickcast_broker_calls_total{{broker=\"{label}\",op=\"subscribe\",outcome=\"success\"}} 1\n");
+            assert!(page.contains(&call), "{label}: {page}");
+            assert!(page.contains(&format!("tickcast_adapters{{broker=\"{label}\",state=\"live\"}} 1\n")), "{page}");
+            let connections = format!("tickcast_adapter_connections{{broker=\"{label}\"}} {connections}\n");
+            assert!(page.contains(&connections), "{page}");
+        }
+        assert!(!page.contains("listed") && !page.contains("nowhere"), "{page}");
     }
 }

@@ -8,6 +8,7 @@ use super::parts::Parts;
 use super::rooms::{
     bind_control, bus_config, bus_specs, control_config, door_config, owners, recorder, session_config, worker_config,
 };
+use super::stats_file::StatsFile;
 use super::upkeep::{self, Upkeep};
 use super::{Addresses, Life, MetricsPage, Running};
 use crate::adapter::AdapterFactory;
@@ -74,6 +75,8 @@ pub struct Hooks {
     pub factory: Option<Arc<dyn AdapterFactory>>,
     /// How often the auditor looks, instead of its usual period.
     pub audit_every: Option<Duration>,
+    /// How often OpenAlgo's stats file is replaced, instead of its usual period.
+    pub stats_every: Option<Duration>,
     /// Called before each command is carried out; a panic in it is an injected fault.
     pub before_command: Option<BeforeCommand>,
     /// What the server believes of its load.
@@ -129,7 +132,7 @@ impl App {
         let (control, control_at) = bind_control(&settings)?;
         let control_runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().thread_name("control").build()?;
-        let recorder = recorder()?;
+        let recorder = Arc::new(recorder()?);
         let opened = crate::auth::open(&settings.auth_config())?;
         let auth = with_local_recorder(&recorder, || opened.start(AuthMetrics::register()))?;
         let parts = with_local_recorder(&recorder, || {
@@ -191,8 +194,9 @@ impl App {
         let heartbeat = heartbeats.handle("ingest").expect("named above");
         let (stop, wake, ingest, new_sources) = (rest_stop.clone(), parts.wake.clone(), parts.ingest, parts.sources.1);
         let ingest = on_runtime("ingest", move || until(stop, ingest.run(new_sources, wake, heartbeat)))?;
+        let stats_of_workers: Vec<_> = stats.iter().map(|(stats, _)| Arc::clone(stats)).collect();
         let watch = OverloadWatch {
-            workers: stats.iter().map(|(stats, _)| Arc::clone(stats)).collect(),
+            workers: stats_of_workers.clone(),
             sources: Arc::clone(&parts.budget),
             outbox_bytes_total: settings.fanout.outbox_bytes_total,
             level: Arc::clone(&parts.overload),
@@ -248,10 +252,16 @@ impl App {
             endpoints,
             sim_runs: Box::new(move || sim_switch.as_ref().is_some_and(|switch| !switch.is_stopped())),
         };
+        let stats_file = StatsFile {
+            path: settings.admin.stats_file.clone(),
+            every: parts.stats_every,
+            registry: parts.registry.clone(),
+            workers: stats_of_workers,
+        };
         // A thread of its own: it visits every shard, and must delay nobody while it waits for one.
         let upkeep_stop = rest_stop.clone();
         let upkeep = on_runtime("upkeep", move || {
-            until(upkeep_stop, async { tokio::join!(upkeep.run(), watch.run(), feeds.run()) })
+            until(upkeep_stop, async { tokio::join!(upkeep.run(), watch.run(), feeds.run(), stats_file.run()) })
         })?;
         let market = sim::Config { ticks_per_second: settings.sim.ticks_per_second, seed: settings.sim.seed };
         let (sim, invalidations, registry) = (parts.sim, parts.invalidations, parts.registry);

@@ -7,6 +7,7 @@ use super::control::places;
 use super::kinds::Kinds;
 use super::overload::{ForcedFacts, OverloadGauge};
 use super::rooms::{feed_kinds, owners, supervisor_config, worker_count};
+use super::stats_file;
 use super::upkeep::{self, WorkerGauges};
 use crate::adapter::discovery::{Place, metrics::DiscoveryMetrics};
 use crate::adapter::external::{Channel, Inbox, metrics::ControlMetrics};
@@ -66,6 +67,7 @@ pub(super) struct Parts {
     pub(super) registries: Vec<(Option<Place>, DiscoveryMetrics)>,
     pub(super) before_command: Option<BeforeCommand>,
     pub(super) audit_every: Duration,
+    pub(super) stats_every: Duration,
     pub(super) epoch: u64,
     /// How much the server sheds, for everybody who must know.
     pub(super) overload: Arc<SharedLevel>,
@@ -86,16 +88,19 @@ impl Parts {
     pub(super) fn new(
         settings: &Settings,
         hooks: Hooks,
-        recorder: &PrometheusRecorder,
+        recorder: &Arc<PrometheusRecorder>,
         control: &tokio::runtime::Handle,
         endpoints: usize,
     ) -> Self {
         let brokers = Arc::new(Brokers::new());
         let default = settings.adapters.default;
-        let named = settings.brokers.keys().map(String::as_str);
-        let owned = settings.bus.sources.iter().map(|s| s.broker.as_str());
+        let configured = || {
+            let named = settings.brokers.keys().map(String::as_str);
+            let owned = settings.bus.sources.iter().map(|s| s.broker.as_str());
+            std::iter::once(default.label()).chain(named).chain(owned)
+        };
         let listed = settings.server.supported_brokers.iter().map(String::as_str);
-        for name in std::iter::once(default.label()).chain(named).chain(owned).chain(listed) {
+        for name in configured().chain(listed) {
             if brokers.intern(name).is_none() {
                 tracing::warn!(
                     broker = name,
@@ -122,8 +127,7 @@ impl Parts {
                 FeedWiring { sources: sources.clone(), budget: budget.clone(), wake: wake.clone(), tls: Tls::public() };
             Arc::new(Kinds::new(settings, wiring, channel))
         });
-        let names: Vec<String> = brokers.iter().map(|(_, name)| name.to_owned()).collect();
-        let adapter_metrics = AdapterMetrics::register(names.iter().map(String::as_str));
+        let adapter_metrics = AdapterMetrics::register(brokers.clone(), configured(), recorder.clone());
         let supervisors = Supervisors::new(supervisor_config(settings), factory, adapter_metrics, control.clone());
         let registry_config = registry::Config {
             sources: owners(settings)
@@ -200,6 +204,7 @@ impl Parts {
             registries: places(settings).into_iter().zip(DiscoveryMetrics::register(Place::LABELS)).collect(),
             before_command: hooks.before_command,
             audit_every: hooks.audit_every.unwrap_or(upkeep::AUDIT),
+            stats_every: hooks.stats_every.unwrap_or(stats_file::EVERY),
             epoch: Micros::now().millis(),
             overload: Arc::default(),
             overload_gauge: OverloadGauge::register(),

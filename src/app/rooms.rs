@@ -173,6 +173,7 @@ pub(super) fn supported_brokers(settings: &Settings) -> Vec<String> {
 pub(super) fn recorder() -> Result<PrometheusRecorder, StartError> {
     let buckets = [
         engine_metrics::BROADCAST_LATENCY_BUCKETS,
+        engine_metrics::STAGE_BUCKETS,
         engine_metrics::DELIVERY_DELAY_BUCKETS,
         engine_metrics::LOOP_LAG_BUCKETS,
         ingest::TICK_AGE_BUCKETS,

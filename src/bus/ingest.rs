@@ -289,6 +289,10 @@ impl Ingest {
         }
         outs.clear();
         self.outs = outs;
+        if !batch.frames.is_empty() {
+            batch.encoded_at = Instant::now();
+            self.metrics.batch_encoded(batch.encoded_at.duration_since(batch.read_at));
+        }
         self.metrics.tell();
         self.hand_over(batch);
     }

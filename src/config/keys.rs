@@ -135,6 +135,7 @@ pub(super) static KEYS: &[Key] = &[
     key!(admin.listen: Address, "Admin address. Unset, its port is 9464 plus what `server.listen` is above 8765; 0 when that is 0."),
     key!(admin.hosts: Names, "More `Host` header values that are served, besides its own addresses and localhost."),
     key!(admin.scrape_listen: OptionalAddress, "Second listener for `/metrics`, `/healthz` and `/readyz` only; empty = none."),
+    key!(admin.stats_file: File, "JSON file for OpenAlgo's Health page, replaced every 10 s; its directory must be there. Empty = none."),
     key!(admin.allow_public: Flag, "Allows `listen` and `scrape_listen` on every interface."),
     key!(bus.bind: BindEndpoints, "Endpoints we bind, `tcp://` or `ipc://`, any number."),
     key!(bus.connect: ConnectEndpoints, "Endpoints we connect to."),

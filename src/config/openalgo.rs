@@ -26,6 +26,10 @@ pub(super) const VARIABLES: [(&str, &str); 24] = [
     ("FERNET_SALT", "`auth.fernet_salt`"),
     ("BROKER_API_KEY", "`auth.broker_api_key`"),
     (
+        "WS_PROXY_STATS_FILE",
+        "`admin.stats_file`; a relative path is one from the `--env-file`, else from the working directory",
+    ),
+    (
         "DATABASE_URL",
         "together with `API_KEY_PEPPER`: `auth.store = \"openalgo:…\"`. `sqlite:///relative` (to the `--env-file`, else to the \
          working directory) or `sqlite:////absolute`",
@@ -33,7 +37,6 @@ pub(super) const VARIABLES: [(&str, &str); 24] = [
     ("WEBSOCKET_URL", NOT_USED),
     ("WS_MAX_QUEUE", NOT_USED),
     ("WS_STALE_TICK_WARN_SECONDS", NOT_USED),
-    ("WS_PROXY_STATS_FILE", NOT_USED),
     ("MAX_SYMBOLS_PER_WEBSOCKET", NOT_USED),
     ("MAX_WEBSOCKET_CONNECTIONS", NOT_USED),
     ("ENABLE_CONNECTION_POOLING", NOT_USED),
@@ -78,6 +81,18 @@ pub(super) fn apply(variables: &Variables, home: Option<&Path>, draft: &mut Draf
         }
     }
     key_store(variables, home, draft);
+    if let Some((path, origin)) = get(variables, "WS_PROXY_STATS_FILE") {
+        let path = from_home(PathBuf::from(path), origin, home);
+        draft.set_path("admin", "stats_file", &Raw::Text(path.display().to_string()), origin.clone());
+    }
+}
+
+/// A path as OpenAlgo would read it: a relative one begins where its `--env-file` stands. A variable of the process knows no other
+/// home than ours.
+fn from_home(path: PathBuf, origin: &Origin, home: Option<&Path>) -> PathBuf {
+    let from_file = matches!(origin, Origin::EnvFile { .. });
+    // `join` leaves an absolute path alone.
+    home.filter(|_| from_file).map_or(path.clone(), |home| home.join(&path))
 }
 
 fn get<'a>(variables: &'a Variables, name: &str) -> Option<(&'a str, &'a Origin)> {
@@ -148,10 +163,7 @@ fn key_store(variables: &Variables, home: Option<&Path>, draft: &mut Draft) {
     };
     match database_path(url) {
         Some(path) => {
-            // `join` leaves an absolute path alone. A variable of the process knows no other home than ours.
-            let from_file = matches!(origin, Origin::EnvFile { .. });
-            let path = home.filter(|_| from_file).map_or(path.clone(), |home| home.join(&path));
-            draft.settings.auth.store = KeyStoreSetting::OpenAlgo(path);
+            draft.settings.auth.store = KeyStoreSetting::OpenAlgo(from_home(path, origin, home));
             draft.origins.insert("auth.store".into(), origin.clone());
         }
         None => {

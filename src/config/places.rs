@@ -1,4 +1,4 @@
-//! Values of `[discovery]`: where registries are. Tests: `tests/config.rs`, and in `src/adapter/discovery/redis.rs`.
+//! Values that say where something is: a file, a registry. Tests: `tests/config.rs`, and in `src/adapter/discovery/redis.rs`.
 
 use super::value::{Codec, Raw, quote};
 use crate::adapter::discovery::RedisUrl;

@@ -69,6 +69,8 @@ pub struct Admin {
     pub hosts: Vec<String>,
     /// Second listener for `/metrics`, `/healthz`, `/readyz` only.
     pub scrape_listen: Option<SocketAddr>,
+    /// `WS_PROXY_STATS_FILE`: what OpenAlgo's Health page reads.
+    pub stats_file: Option<PathBuf>,
     /// Allows a wildcard bind.
     pub allow_public: bool,
 }
@@ -364,7 +366,13 @@ impl Default for Settings {
                 close_style: CloseStyle::Frame,
                 supported_brokers: Vec::new(),
             },
-            admin: Admin { listen: loopback(9464), hosts: Vec::new(), scrape_listen: None, allow_public: false },
+            admin: Admin {
+                listen: loopback(9464),
+                hosts: Vec::new(),
+                scrape_listen: None,
+                stats_file: None,
+                allow_public: false,
+            },
             bus: Bus {
                 bind: vec!["tcp://127.0.0.1:5555".into()],
                 connect: Vec::new(),

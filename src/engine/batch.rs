@@ -87,12 +87,15 @@ pub struct EncodedBatch {
     pub t_recv: Micros,
     /// The same moment on the monotonic clock, for latency.
     pub read_at: Instant,
+    /// When its last frame stood in the slab.
+    pub encoded_at: Instant,
 }
 
 impl EncodedBatch {
     /// An empty batch for messages read at (`t_recv`, `read_at`).
     pub fn new(t_recv: Micros, read_at: Instant) -> Self {
-        EncodedBatch { slab: Vec::new(), frames: Vec::new(), workers: 0, kind: Kind::Live, t_recv, read_at }
+        let (slab, frames) = Default::default();
+        EncodedBatch { slab, frames, workers: 0, kind: Kind::Live, t_recv, read_at, encoded_at: read_at }
     }
 
     /// The same batch as one of `kind`.

@@ -50,7 +50,8 @@ pub struct TickSender {
     bytes_max: usize,
     /// Newest frame per key that the worker had no room for; bounded by what is subscribed.
     backlog: HashMap<FrameKey, Kept, ahash::RandomState>,
-    backlog_since: Option<(crate::model::Micros, Instant)>,
+    /// `t_recv`, `read_at` and `encoded_at` of the first batch in it.
+    backlog_since: Option<(crate::model::Micros, Instant, Instant)>,
     /// What the backlog will be as a batch.
     backlog_bytes: usize,
 }
@@ -63,7 +64,7 @@ impl TickSender {
             return 0;
         }
         let mut merged = 0;
-        self.backlog_since.get_or_insert((batch.t_recv, batch.read_at));
+        self.backlog_since.get_or_insert((batch.t_recv, batch.read_at, batch.encoded_at));
         for frame in batch.frames.iter().filter(|f| f.workers & bit != 0) {
             let order = self.backlog.len() as u64;
             let kept = Kept { seq: frame.seq, bytes: batch.bytes(frame).into(), order };
@@ -90,7 +91,7 @@ impl TickSender {
 
     /// Hands the backlog over if there is room. `bit` is the worker's bitmap bit.
     pub fn retry(&mut self, bit: u64) {
-        let Some((t_recv, read_at)) = self.backlog_since else { return };
+        let Some((t_recv, read_at, encoded_at)) = self.backlog_since else { return };
         // The same bound as for any batch, and before the backlog is taken apart: what is refused after that is lost.
         if self.tx.capacity() == 0 || !self.has_room(self.backlog_bytes) {
             return;
@@ -98,6 +99,7 @@ impl TickSender {
         let mut kept: Vec<_> = self.backlog.drain().collect();
         kept.sort_unstable_by_key(|(_, k)| k.order);
         let mut batch = EncodedBatch::new(t_recv, read_at);
+        batch.encoded_at = encoded_at;
         for (key, k) in kept {
             batch.push(key, k.seq, bit, |slab| slab.extend_from_slice(&k.bytes));
         }

@@ -432,6 +432,7 @@ impl Worker {
             }
             self.hand_out(&mut inner, number, &batch, frame, &mut evict);
         }
+        inner.batches.queued(Instant::now());
         for (slot, why) in evict {
             self.evict(&mut inner, slot, why);
         }

@@ -33,8 +33,10 @@ pub struct Facts {
 pub struct FeedHealth {
     silent_after: Duration,
     state: FeedState,
-    /// When ticks began to be expected without pause.
+    /// When ticks began to be expected of a connection without pause.
     expected_since: Option<Instant>,
+    /// When they began to be expected without pause, connected or not.
+    wanted_since: Option<Instant>,
     /// When it was connected again.
     recovered_at: Option<Instant>,
     was_up: bool,
@@ -43,7 +45,14 @@ pub struct FeedHealth {
 impl FeedHealth {
     /// A feed that is not known yet: down until it is looked at.
     pub fn new(silent_after: Duration) -> Self {
-        FeedHealth { silent_after, state: FeedState::Down, expected_since: None, recovered_at: None, was_up: false }
+        FeedHealth {
+            silent_after,
+            state: FeedState::Down,
+            expected_since: None,
+            wanted_since: None,
+            recovered_at: None,
+            was_up: false,
+        }
     }
 
     /// The state at the last look.
@@ -60,6 +69,7 @@ impl FeedHealth {
             self.recovered_at = None;
         }
         self.expected_since = (facts.connected && facts.expected).then(|| self.expected_since.unwrap_or(now));
+        self.wanted_since = facts.expected.then(|| self.wanted_since.unwrap_or(now));
         self.was_up |= facts.connected;
         self.state = next;
         next
@@ -78,6 +88,13 @@ impl FeedHealth {
             _ => false,
         };
         if recovering && found != FeedState::Down { FeedState::Recovered } else { found }
+    }
+
+    /// How long ticks that are expected have been missing, connected or not: since the last one or the broker's last sign of life, and
+    /// never for longer than they have been expected. Zero when none are.
+    pub fn silence(&self, facts: &Facts, now: Instant) -> Duration {
+        let wanted = self.wanted_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        [facts.data, facts.heartbeat].into_iter().flatten().fold(wanted, Duration::min)
     }
 
     fn judge(&self, facts: &Facts, now: Instant) -> FeedState {

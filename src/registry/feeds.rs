@@ -52,6 +52,23 @@ impl Registry {
         feed
     }
 
+    /// Different (instrument, mode) that somebody wants, whoever; a look at each key, one shard after the other.
+    pub fn distinct_keys(&self) -> usize {
+        let hash = ahash::RandomState::new();
+        let mut distinct = 0;
+        for index in self.shards.indexes() {
+            // All keys of an instrument are in one shard.
+            let mut wanted: Vec<u64> = self.shards.with(index, |shard| {
+                let wanted = shard.keys.iter().filter(|key| !key.sessions.is_empty());
+                wanted.map(|key| hash.hash_one((key.name.instrument.as_ref(), key.name.mode))).collect()
+            });
+            wanted.sort_unstable();
+            wanted.dedup();
+            distinct += wanted.len();
+        }
+        distinct
+    }
+
     /// Sets the gauge of the longest silence by broker.
     pub fn observe_silence<'a>(&self, silences: impl Iterator<Item = (&'a str, Duration)>) {
         self.supervisors.metrics().observe_silence(silences);

@@ -185,9 +185,6 @@ impl Feeds {
         let (mut silences, mut changed) = (Vec::new(), false);
         for feed in &feeds {
             let facts = self.facts(feed, wall);
-            if facts.connected && facts.expected {
-                silences.push((feed.broker.clone(), facts.data.unwrap_or_default()));
-            }
             let new = !rows.contains_key(&feed.user);
             let row = rows.entry(feed.user).or_insert_with(|| Row {
                 health: FeedHealth::new(self.times.silent_after),
@@ -199,6 +196,7 @@ impl Feeds {
                 },
             });
             let state = row.health.look(&facts, now);
+            silences.push((feed.broker.clone(), row.health.silence(&facts, now)));
             let refused = is_refused(feed, state);
             if new || (state, refused) != row.status.gist() {
                 // What is down for another reason than before has been down since then.

@@ -2,8 +2,9 @@
 //!
 //! In: the registry's word that a source is another one, before each command and whenever it changes. Out: deactivations, then
 //! activations in the engine. Promises: after [`Sessions::follow`] no tick of the old broker is sent to the session, none twice,
-//! and MessagePack clients know the new ids before their ticks. A tick of the old broker still on its way is dropped. Cost: a
-//! short lock per live session and change of any user; two per key that moves. Tests: `tests/broker_change.rs`.
+//! and MessagePack clients know the new ids before their ticks. A tick of the old broker still on its way is dropped; the newest young
+//! value under the new label comes as a snapshot, so that none is missed. Cost: a short lock per live session and change of any user;
+//! two per key that moves. Tests: `tests/broker_change.rs`.
 
 use super::Sessions;
 use super::held::Subscription;
@@ -63,9 +64,16 @@ impl Sessions {
         let shards: HashMap<_, _> = moves.iter().map(|m| (m.held.key.stream(), self.shard_of(&m.held))).collect();
         self.worker.deactivate(session.id, &from, |key| self.unwanted(shards[&key.stream()], key));
         let notice = self.new_ids(session, &member, &moves);
+        let label = self.label(member.broker);
         self.worker.activate(session.id, notice, &moves, |m| {
             let activation = self.shards.activate(self.shard_of(&m.held), m.to.stream(), self.interest(m.to));
-            Activate { key: m.to, floor: activation.map_or(0, |a| a.floor), snapshot: None, terms: m.terms }
+            let Some(activation) = activation else {
+                return Activate { key: m.to, floor: 0, snapshot: None, terms: m.terms };
+            };
+            // What was on its way under the old label has been dropped: without this the newest price could be missing until the next tick.
+            let snapshot = activation.last.as_ref().filter(|last| self.is_young(last));
+            let snapshot = snapshot.and_then(|last| self.snapshot(last, m.held.name().0, m.to, m.pin.scale, label));
+            Activate { key: m.to, floor: activation.floor, snapshot, terms: m.terms }
         });
     }
 

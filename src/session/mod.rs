@@ -13,6 +13,7 @@ mod held;
 mod metrics;
 mod overload;
 mod reader;
+mod snapshot;
 mod state;
 
 pub use metrics::{COMMAND_SECONDS_BUCKETS, SessionMetrics};

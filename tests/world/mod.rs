@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use metrics::NoopRecorder;
+use metrics::{NoopRecorder, Recorder};
 use std::sync::Arc;
 use std::time::Duration;
 use tickcast::adapter::metrics::AdapterMetrics;
@@ -26,22 +26,23 @@ pub(crate) fn world() -> World {
 }
 
 pub(crate) fn world_with(supervisor: SupervisorConfig, config: Config) -> World {
-    metrics::with_local_recorder(&NoopRecorder, || build(supervisor, config, &[]))
+    build(supervisor, config, Arc::new(NoopRecorder))
 }
 
-/// A world whose metrics go to the recorder in force, with these broker labels.
-pub(crate) fn world_on(brokers: &[&str]) -> World {
-    build(SupervisorConfig::default(), Config::default(), brokers)
+/// A world whose metrics go to this recorder.
+pub(crate) fn world_on(recorder: impl Recorder + Send + Sync + 'static) -> World {
+    build(SupervisorConfig::default(), Config::default(), Arc::new(recorder))
 }
 
-fn build(supervisor: SupervisorConfig, config: Config, brokers: &[&str]) -> World {
+fn build(supervisor: SupervisorConfig, config: Config, recorder: Arc<dyn Recorder + Send + Sync>) -> World {
     let script = Script::default();
     let shards = Arc::new(Shards::new(&ShardsConfig { shards: 8, seed: Some(7), ..ShardsConfig::default() }));
-    let adapter_metrics = AdapterMetrics::register(brokers.iter().copied());
+    let brokers = Arc::new(Brokers::new());
+    let metrics = metrics::with_local_recorder(&recorder, RegistryMetrics::register);
+    let adapter_metrics = AdapterMetrics::register(brokers.clone(), [], recorder);
     let runtime = tokio::runtime::Handle::current();
     let supervisors = Supervisors::new(supervisor, Arc::new(script.clone()), adapter_metrics, runtime);
-    let metrics = RegistryMetrics::register();
-    let registry = Registry::new(config, shards.clone(), Arc::new(Brokers::new()), supervisors, metrics);
+    let registry = Registry::new(config, shards.clone(), brokers, supervisors, metrics);
     World { script, registry, shards }
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 /// How often the registry is looked at.
-const LOOK: Duration = Duration::from_millis(500);
+pub const LOOK: Duration = Duration::from_millis(500);
 /// After a failure or a step of the clock, everybody gets this long to renew.
 const GRACE: Duration = Duration::from_secs(3);
 /// Wall clock and monotonic clock may part by this much between two looks; more is a step.

@@ -2,13 +2,14 @@
 
 use super::{LogGate, age};
 use crate::bus::frames::{Cause, Kind};
+use crate::engine::metrics as engine;
 use crate::model::instrument::VENUES;
 use crate::model::{Format, Micros, Mode};
 use crate::shards::Ingested;
 use metrics::{
     Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Edges of `tickcast_tick_age_seconds`, seconds.
 pub const TICK_AGE_BUCKETS: (&str, &[f64]) =
@@ -35,6 +36,8 @@ pub struct IngestMetrics {
     /// By venue, in the order of [`VENUES`]; the last one is every other.
     price_rounded: Vec<Counter>,
     tick_age: Histogram,
+    /// `tickcast_stage_seconds{stage="encode"}`
+    encode_seconds: Histogram,
     rejected: Vec<(Counter, LogGate)>,
     pending: Pending,
 }
@@ -97,6 +100,7 @@ impl IngestMetrics {
                 .map(|venue| counter!("tickcast_price_rounded_total", "exchange" => *venue))
                 .collect(),
             tick_age: histogram!("tickcast_tick_age_seconds"),
+            encode_seconds: engine::stage("encode"),
             rejected,
             pending: Pending::default(),
         }
@@ -145,6 +149,11 @@ impl IngestMetrics {
             let at = VENUES.iter().position(|v| *v == venue).unwrap_or(VENUES.len());
             self.price_rounded[at].increment(u64::from(rounded));
         }
+    }
+
+    /// All frames of a pass stand, so long after its oldest message was read.
+    pub(super) fn batch_encoded(&self, took: Duration) {
+        self.encode_seconds.record(took.as_secs_f64());
     }
 
     /// Tells the recorder what the pass has gathered.

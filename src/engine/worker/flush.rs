@@ -7,6 +7,7 @@
 mod lossless;
 mod packed;
 
+use super::held::HeldBatch;
 use super::{Batches, Connection, Eviction, Inner, NewestTable, Sent, Worker, YIELD_AFTER, YIELD_WRITES};
 use crate::engine::batch::{Frame, FrameKey, Kind};
 use crate::engine::queue::TickReceiver;
@@ -68,8 +69,10 @@ impl Worker {
         let now = Instant::now();
         let mut inner = self.inner.borrow_mut();
         let done = (complete_before - inner.batches.first) as usize;
-        for batch in inner.batches.held.iter().take(done).filter(|b| b.kind == Kind::Live) {
-            self.metrics.broadcast_latency.record(now.saturating_duration_since(batch.read_at).as_secs_f64());
+        for HeldBatch { batch, queued_at } in inner.batches.held.iter().take(done) {
+            if batch.kind == Kind::Live {
+                self.metrics.written(batch.read_at, batch.encoded_at, *queued_at, now);
+            }
         }
         self.let_go(&mut inner, complete_before, now);
         if inner.scratch.capacity() > SCRATCH_BYTES_KEPT {

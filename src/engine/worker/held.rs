@@ -17,18 +17,33 @@ use tokio::time::Instant;
 /// Batches whose frames stand in some session's spans, numbered from the first the worker ever saw.
 #[derive(Default)]
 pub(super) struct Batches {
-    pub(super) held: VecDeque<Arc<EncodedBatch>>,
+    pub(super) held: VecDeque<HeldBatch>,
     pub(super) first: u64,
+}
+
+/// One of them.
+pub(super) struct HeldBatch {
+    pub(super) batch: Arc<EncodedBatch>,
+    /// When its last frame stood in the outboxes; of ticks that came from ingest.
+    pub(super) queued_at: StdInstant,
 }
 
 impl Batches {
     pub(super) fn push(&mut self, batch: Arc<EncodedBatch>) -> u64 {
-        self.held.push_back(batch);
+        let queued_at = batch.encoded_at;
+        self.held.push_back(HeldBatch { batch, queued_at });
         self.next() - 1
     }
 
     pub(super) fn get(&self, number: u64) -> &EncodedBatch {
-        &self.held[(number - self.first) as usize]
+        &self.held[(number - self.first) as usize].batch
+    }
+
+    /// The newest batch stands in the outboxes.
+    pub(super) fn queued(&mut self, now: StdInstant) {
+        if let Some(newest) = self.held.back_mut() {
+            newest.queued_at = now;
+        }
     }
 
     /// The number that the next batch will have.
@@ -40,7 +55,7 @@ impl Batches {
     pub(super) fn release(&mut self, number: u64) -> Option<StdInstant> {
         let mut newest = None;
         while self.first < number
-            && let Some(batch) = self.held.pop_front()
+            && let Some(HeldBatch { batch, .. }) = self.held.pop_front()
         {
             self.first += 1;
             newest = (batch.workers != NO_WORKER).then_some(batch.read_at).or(newest);

@@ -55,6 +55,30 @@ fn a_feeds_day() {
 }
 
 #[test]
+fn silence_counts_while_ticks_are_expected_connected_or_not_and_a_heartbeat_ends_it() {
+    let start = Instant::now();
+    let mut health = FeedHealth::new(SILENT_AFTER);
+    let beating = Facts { heartbeat: Some(s(1)), ..silent(90) };
+    for (at, facts, want) in [
+        (0, Facts { expected: false, ..UP }, 0),
+        (100, UP, 0),
+        // It never ticked.
+        (130, UP, 30),
+        (140, silent(3), 3),
+        (200, Facts { connected: false, ..silent(63) }, 63),
+        (227, beating, 1),
+        (300, Facts { expected: false, ..silent(163) }, 0),
+        // The market opens: the night does not count.
+        (9000, silent(8863), 0),
+        (9010, silent(8873), 10),
+    ] {
+        let now = start + s(at);
+        health.look(&facts, now);
+        assert_eq!(health.silence(&facts, now), s(want), "at {at} s");
+    }
+}
+
+#[test]
 fn a_first_connection_is_no_recovery() {
     let mut health = FeedHealth::new(SILENT_AFTER);
     let now = Instant::now();

@@ -3,18 +3,16 @@
 use super::unsubscribe::end_delivery;
 use super::{Outcome, member, present_member, refuse};
 use crate::engine::batch::FrameKey;
-use crate::engine::encode::{self, Encoded};
-use crate::engine::normalise::{self, Unit};
 use crate::engine::worker::Activate;
 use crate::limits::ACK_BYTES_MAX;
-use crate::model::{Format, Instrument, InstrumentRef, Micros, Mode, StreamId};
+use crate::model::{Format, InstrumentRef, Mode, StreamId};
 use crate::policy::conflation::Terms;
 use crate::policy::overload::takes_subscriptions;
 use crate::registry::{self, Decision, Fault, FaultCode, Member, Want};
 use crate::session::Sessions;
 use crate::session::held::Notices;
 use crate::session::state::{Phase, Session};
-use crate::shards::{Activation, ShardIndex};
+use crate::shards::ShardIndex;
 use crate::wire::command::{Delivery, Depth, Entry, EntryError, MaxRate, Options, SubscribeRequest};
 use crate::wire::error::ErrorCode;
 use crate::wire::reply::{self, AckEntry, AckOutcome};
@@ -95,13 +93,19 @@ pub(super) async fn subscribe(sessions: &Rc<Sessions>, session: &Rc<Session>, re
     let label = sessions.label(member.broker);
     let live = sessions.feed_is_live(member.user);
     let frame = reply::frame(session.format, &ack).into();
+    // OpenAlgo's clients know no snapshots, so JSON gets one unasked only while it is young and its feed lives; a MessagePack tick says
+    // itself how old it is.
     sessions.worker.activate(session.id, Some(frame), fresh, |fresh| {
         let (key, terms) = (fresh.key, fresh.terms);
         let Some(activation) = sessions.shards.activate(fresh.shard, key.stream(), sessions.interest(key)) else {
             // The reference pins the stream, so it is there; were it not, there would be nothing to deliver.
             return Activate { key, floor: 0, snapshot: None, terms };
         };
-        let snapshot = snapshot(sessions, &fresh, &activation, label, live);
+        let last = activation.last.as_ref();
+        let unasked = key.format() == Format::MsgPack || (live && last.is_some_and(|last| sessions.is_young(last)));
+        let last = last.filter(|_| fresh.entry.options.snapshot.unwrap_or(unasked));
+        let snapshot =
+            last.and_then(|last| sessions.snapshot(last, fresh.entry.instrument.as_ref(), key, fresh.scale, label));
         Activate { key, floor: activation.floor, snapshot, terms }
     });
     session.state.borrow_mut().pending = Vec::new();
@@ -346,35 +350,4 @@ const fn shown_code(code: FaultCode) -> Option<ErrorCode> {
         FaultCode::Capacity => Some(ErrorCode::MaxCapacityReached),
         _ => None,
     }
-}
-
-/// The last value as a frame, if one is due: asked for, or unasked. OpenAlgo's clients know no snapshots, so JSON gets one unasked
-/// only while it is young and its feed lives; a MessagePack tick says itself how old it is.
-fn snapshot(
-    sessions: &Sessions,
-    fresh: &Fresh<'_>,
-    activation: &Activation,
-    label: &str,
-    live: bool,
-) -> Option<Vec<u8>> {
-    let last = activation.last.as_ref()?;
-    let age = Micros::now().0.saturating_sub(last.t_recv.0);
-    let young = u128::from(age) <= sessions.config.snapshot_max_age.as_micros();
-    let unasked = fresh.key.format() == Format::MsgPack || (live && young);
-    if !fresh.entry.options.snapshot.unwrap_or(unasked) {
-        return None;
-    }
-    let instrument: &Instrument = &fresh.entry.instrument;
-    let unit = Unit { broker: last.broker.map(|id| sessions.brokers.name(id)), venue: instrument.venue() };
-    let payload = normalise::decode(&last.payload, last.encoding, unit).ok()?;
-    let tick = encode::Tick {
-        instrument: instrument.as_ref(),
-        mode: last.tick_mode,
-        payload: &payload,
-        t_recv: last.t_recv,
-        scale: fresh.scale,
-        pass_through: sessions.config.pass_through,
-    };
-    let mut frame = Vec::with_capacity(last.payload.len() + 128);
-    (tick.encode(&mut frame, fresh.key, last.seq, label, true) != Encoded::Nothing).then_some(frame)
 }
