@@ -4,7 +4,7 @@
 #
 #   ./scripts/test.sh
 #
-# Needs a Rust toolchain, a C compiler, redis-server, Python 3.11 or newer with venv, Node.js with npm, and Prometheus with promtool. What is
+# Needs a Rust toolchain, a C compiler, redis-server, nginx, systemd-analyze, Chromium, Python 3.11 or newer with venv, Node.js with npm, and Prometheus with promtool. What is
 # missing behind the toolchain is installed with apt where that is there and permitted, but for Prometheus: its package would start a service, so
 # it is only unpacked, into target/e2e-prometheus. Python packages go into target/e2e-venv, those of npm into target/e2e-grafana; nothing is
 # installed elsewhere.
@@ -50,6 +50,10 @@ tools() {
   done
   command -v cc >/dev/null || apt build-essential
   command -v redis-server >/dev/null && command -v redis-cli >/dev/null || apt redis-server
+  # The font makes pictures of the console the same everywhere.
+  command -v chromium >/dev/null || apt chromium fonts-inter --no-install-recommends
+  command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || apt nginx-light
+  command -v systemd-analyze >/dev/null || apt systemd
   python3 -c 'import venv, ensurepip' 2>/dev/null || apt python3 python3-venv
   command -v npm >/dev/null && command -v node >/dev/null || apt nodejs npm
   python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "Python 3.11 or newer is needed, this is $(python3 -V)"
@@ -69,7 +73,7 @@ python_parts() {
     printf '%s' "$stamp" >"$venv/stamp"
   fi
   export E2E_PYTHON=$venv/bin/python E2E_SDK2=$wheel
-  "$E2E_PYTHON" -c 'import kiteconnect, logzero, msgpack, openalgo, redis, websocket, zmq'
+  "$E2E_PYTHON" -c 'import kiteconnect, logzero, msgpack, openalgo, playwright, redis, websocket, zmq'
 }
 
 # Prometheus and promtool, for dashboards/.

@@ -12,9 +12,11 @@ mod kinds;
 mod overload;
 mod parts;
 mod process;
+mod query;
 mod rooms;
 mod stats_file;
 mod upkeep;
+mod xray;
 
 pub use build::{App, Hooks, StartError};
 pub use overload::ForcedFacts;

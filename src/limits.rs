@@ -110,11 +110,23 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(20);
 pub const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// After our Close frame we wait this long for the peer's.
 pub const CLOSE_WAIT: Duration = Duration::from_secs(2);
+/// Rows of one answer of the admin server, counted.
+pub const ADMIN_ROWS_MAX: usize = 1000;
+/// The admin server waits so long for a worker's word about its sessions.
+pub const XRAY_WAIT: Duration = Duration::from_secs(1);
+/// Disagreements of one kind that are told by name, counted.
+pub const DRIFT_NAMES_MAX: usize = 100;
+/// Connections of clients that the kernel may hold for us.
+pub const BACKLOG: i32 = 4096;
+
 /// A drain ends after this long.
 pub const DRAIN: Duration = Duration::from_secs(5);
 
 /// Locks waited for or held longer than this are logged (setting).
 pub const LOCK_SLOW: Duration = Duration::from_millis(100);
+
+/// Log lines a minute with a reference that a client was told, of one kind; further ones are written at debug.
+pub const REFERENCES_LOGGED: u32 = 100;
 
 const _: () = assert!(BUS_MESSAGE_BYTES_MAX >= BUS_FRAME_BYTES_MAX, "a frame must fit a message");
 const _: () = assert!(SOURCE_QUEUE_BYTES_MAX >= BUS_FRAME_BYTES_MAX, "a frame must fit its source's queue");

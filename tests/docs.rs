@@ -16,12 +16,17 @@ enum How {
 }
 use How::{Step, Test};
 
+/// The largest picture, bytes: a clone should stay small.
+const PICTURE_BYTES_MAX: u64 = 300_000;
+
 /// Command (its first words; for tickcast: program and subcommand) → what runs it.
 const HOW: &[(&str, How)] = &[
     ("tickcast", Test("commands.rs", "the_first_line_names_every_port_and_the_process")),
     ("tickcast serve", Test("commands.rs", "an_openalgo_database_and_its_env_file_are_all_a_server_needs")),
     ("tickcast check", Test("commands.rs", "check_prints_the_settings_with_where_each_came_from")),
+    ("tickcast doctor", Test("doctor.rs", "on_a_healthy_machine_with_nothing_running_there_is_no_problem")),
     ("tickcast watch", Test("commands.rs", "watch_shows_live_ticks_of_the_simulated_market")),
+    ("tickcast top", Test("top.rs", "once_shows_a_stalled_client_first_with_the_verdict_and_the_reason")),
     ("tickcast keys add", Test("commands.rs", "a_key_made_on_the_command_line_opens_the_server_until_it_is_revoked")),
     ("tickcast keys list", Test("commands.rs", "a_key_made_on_the_command_line_opens_the_server_until_it_is_revoked")),
     (
@@ -51,6 +56,8 @@ const HOW: &[(&str, How)] = &[
         "cargo run --example register_publisher",
         Test("discovery.rs", "fifty_processes_that_register_at_once_all_get_a_port_and_are_all_heard"),
     ),
+    ("install", Test("operations.rs", "every_command_of_the_operations_manual_runs_in_its_order")),
+    ("mv", Test("operations.rs", "every_command_of_the_operations_manual_runs_in_its_order")),
     ("pip install pyzmq redis", Step("install -r tests/e2e/requirements.txt")),
     ("pip install websocket-client msgpack", Step("install -r tests/e2e/requirements.txt")),
     ("pip install pyzmq msgpack", Step("install -r tests/e2e/requirements.txt")),
@@ -189,6 +196,22 @@ fn every_command_in_the_documentation_is_run_by_a_test() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(seen >= 4, "only {seen} commands found: is the reading of blocks broken?");
+}
+
+#[test]
+fn every_picture_a_document_shows_is_there_and_small() {
+    let mut seen = 0;
+    for document in documents() {
+        let text = std::fs::read_to_string(&document).expect("a document");
+        for rest in text.split("\n![").skip(1) {
+            let path = rest.split_once("](").and_then(|(_, rest)| rest.split(')').next()).expect("a path");
+            let path = document.parent().expect("a folder").join(path);
+            let bytes = std::fs::metadata(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).len();
+            assert!((10_000..=PICTURE_BYTES_MAX).contains(&bytes), "{}: {bytes} bytes", path.display());
+            seen += 1;
+        }
+    }
+    assert!(seen >= 1, "no picture found: is the reading of links broken?");
 }
 
 #[test]

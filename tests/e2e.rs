@@ -17,8 +17,12 @@ mod angel;
 mod bridge;
 #[path = "e2e/bus.rs"]
 mod bus;
+#[path = "e2e/console.rs"]
+mod console;
 #[path = "e2e/dashboards.rs"]
 mod dashboards;
+#[path = "e2e/deploy.rs"]
+mod deploy;
 #[path = "e2e/discovery.rs"]
 mod discovery;
 #[path = "e2e/kite.rs"]

@@ -5,14 +5,13 @@ mod support;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::Arc;
 use std::time::Duration;
-use support::world::{error_frame, masked};
+use support::world::{error_frame, masked, stops};
 use support::{Client, Got, Publisher, Server};
 use tickcast::adapter::scripted::{Play, Script};
 use tickcast::app::Hooks;
 use tickcast::config::settings::CloseStyle;
-use tickcast::wire::command::Command;
 
 fn close(code: u16, reason: &str) -> Got {
     Got::Close(Some((code, reason.into())))
@@ -349,37 +348,27 @@ fn a_lossless_lane_without_progress_is_given_up() {
 
 #[test]
 fn order_updates_that_cannot_be_queued_close_their_sessions_rather_than_leave_a_hole() {
-    let (release, gate) = mpsc::sync_channel::<()>(1);
-    let (entered_tx, entered) = mpsc::sync_channel::<()>(1);
-    let gate = Mutex::new(gate);
-    let entered_tx = Mutex::new(entered_tx);
-    let stop = move |command: &Command| {
-        if matches!(command, Command::BrokerInfo) {
-            entered_tx.lock().expect("one test").send(()).expect("the test listens");
-            gate.lock().expect("one test").recv().expect("the test lets go");
-        }
-    };
+    let (stop, mut stopped) = stops();
     let server = Server::with_hooks(
         |s| {
             s.server.workers = 1;
             s.fanout.outbox_bytes_max = 64 << 20;
         },
-        Hooks { before_command: Some(Arc::new(stop)), ..Default::default() },
+        Hooks { before_command: Some(stop), ..Default::default() },
     );
     let mut client = server.client();
     assert_eq!(client.request(json!({"action": "subscribe_orders"}))["status"], "success");
     let mut publisher = server.publisher();
     let mut blocker = server.client();
     // The only worker stands still, so its queue of 65,536 orders fills.
-    blocker.send(json!({"action": "get_broker_info"}));
-    entered.recv_timeout(support::PATIENCE).expect("the worker is busy with it");
+    stopped.stop(&mut blocker);
     let total = 70_000;
     for batch in (0..total).collect::<Vec<_>>().chunks(10_000) {
         let items: Vec<_> = batch.iter().map(|n| ("BUS_demo_orders", order(*n, 0))).collect();
         publisher.send("BATCH", &rmp_serde::to_vec_named(&items).expect("MessagePack"));
     }
     server.await_metric("tickcast_bus_messages_total", &["\"order\""], total as f64);
-    release.send(()).expect("the worker waits");
+    stopped.let_go();
     client.take_in();
     let mut next = 0;
     let end = loop {

@@ -258,7 +258,7 @@ fn an_external_feed_is_only_listened_to() {
 fn every_command_of_the_documentation_runs() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the repository");
     let mut commands = Vec::new();
-    for document in ["loadtest/README.md", "docs/PERFORMANCE.md", "README.md", "docs/TESTING.md"] {
+    for document in ["loadtest/README.md", "docs/PERFORMANCE.md", "README.md", "docs/TESTING.md", "docs/XRAY.md"] {
         let text = std::fs::read_to_string(root.join(document)).expect(document).replace("\\\n", " ");
         let found = text.split("cargo run --release -p loadtest -- ").skip(1);
         commands

@@ -16,8 +16,8 @@ pub use signs::Signs;
 
 use super::symbols::Table;
 use super::{AdapterFactory, metrics::AdapterMetrics};
-use crate::limits;
-use crate::model::{ScopeId, UserId};
+use crate::limits::{self, REFERENCES_LOGGED};
+use crate::model::{ScopeId, UserId, limited};
 use crate::shards::key::{Call, CallId, CallIds, Fault, FaultCode, KeyName, Op};
 use std::collections::HashSet;
 use std::hash::{BuildHasher, Hasher};
@@ -383,6 +383,6 @@ pub fn correlation_id() -> String {
 /// A fault of the BROKER_* kind: logs the true cause, and gives the client a text with the same correlation id.
 pub fn broker_fault(code: FaultCode, user: UserId, broker: &str, text: &str, cause: &str) -> Fault {
     let id = correlation_id();
-    tracing::warn!(user = user.0, broker, correlation = %id, cause, "broker fault: {text}");
+    limited!(warn, REFERENCES_LOGGED, user = user.0, broker, correlation = %id, cause, "broker fault: {text}");
     Fault::new(code, format!("{text} (ref {id})"))
 }

@@ -15,12 +15,14 @@ use crate::adapter::AdapterFactory;
 use crate::adapter::discovery;
 use crate::adapter::external::machine::Owner;
 use crate::adapter::sim::{self, SimSwitch};
-use crate::auth::{AuthMetrics, AuthService};
+use crate::auth::{AuthMetrics, AuthService, DEMO_KEY};
 use crate::bus::endpoints::{BusListeners, Wiring};
 use crate::bus::explode::explode;
 use crate::bus::frames::Invalidate;
 use crate::config::Settings;
+use crate::config::settings::KeyStoreSetting;
 use crate::engine::Worker;
+use crate::limits;
 use crate::model::{ByteBudget, Heartbeats, ScopeId, SourceSender};
 use crate::net::accept;
 use crate::net::admin::{self, State};
@@ -37,8 +39,6 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
-/// Connections the kernel may hold for us.
-const BACKLOG: i32 = 4096;
 /// Sockets on their way from the front door to one worker.
 const ARRIVALS_MAX: usize = 4096;
 /// Why a server did not start; each kind has its exit code.
@@ -115,8 +115,12 @@ impl App {
         };
         let (ws, admin_at) = (settings.server.listen, settings.admin.listen);
         let send_buffer = settings.fanout.send_buffer_bytes;
-        let listener =
-            bind("WebSocket", ws, "server.listen (--listen, WEBSOCKET_PORT)", accept::bind(ws, BACKLOG, send_buffer))?;
+        let listener = bind(
+            "WebSocket",
+            ws,
+            "server.listen (--listen, WEBSOCKET_PORT)",
+            accept::bind(ws, limits::BACKLOG, send_buffer),
+        )?;
         let admin = bind("admin", admin_at, "admin.listen (--admin)", admin::bind(admin_at))?;
         let scrape = match settings.admin.scrape_listen {
             Some(at) => Some(bind("scrape", at, "admin.scrape_listen", admin::bind(at))?),
@@ -241,6 +245,8 @@ impl App {
         parts.feeds.set_endpoints(endpoints.clone());
         let feeds = Arc::clone(&parts.feeds);
         let sim_switch = parts.sim.as_ref().map(|(switch, _)| switch.clone());
+        let (found, findings) = watch::channel(None);
+        let asked = stats.iter().map(|(_, control)| control.clone()).collect();
         let upkeep = Upkeep {
             auth: auth.clone(),
             registry: parts.registry.clone(),
@@ -249,6 +255,7 @@ impl App {
             gauges: parts.gauges,
             audit_every: parts.audit_every,
             workers: stats,
+            findings: found,
             endpoints,
             sim_runs: Box::new(move || sim_switch.as_ref().is_some_and(|switch| !switch.is_stopped())),
         };
@@ -264,7 +271,7 @@ impl App {
             until(upkeep_stop, async { tokio::join!(upkeep.run(), watch.run(), feeds.run(), stats_file.run()) })
         })?;
         let market = sim::Config { ticks_per_second: settings.sim.ticks_per_second, seed: settings.sim.seed };
-        let (sim, invalidations, registry) = (parts.sim, parts.invalidations, parts.registry);
+        let (sim, invalidations, registry) = (parts.sim, parts.invalidations, parts.registry.clone());
         let control_stop = rest_stop.clone();
         let owners = owners(&settings).into_iter().enumerate().map(|(at, (broker, user))| {
             (ScopeId(at as u16 + 1), Owner { broker: broker.to_ascii_lowercase(), user: Some(user.to_owned()) })
@@ -285,6 +292,7 @@ impl App {
         };
         let state = AdminParts {
             hosts: settings.admin.hosts.clone(),
+            demo_key: (settings.auth.store == KeyStoreSetting::Demo).then_some(DEMO_KEY),
             metrics: metrics.clone(),
             heartbeats,
             addresses: addresses.clone(),
@@ -292,6 +300,9 @@ impl App {
             overload: parts.overload,
             feeds: parts.feeds,
             epoch: parts.epoch,
+            workers: asked,
+            registry: parts.registry,
+            findings,
         };
         let admin = on_runtime("admin", move || async move {
             if let Err(error) = admin::run(admin, scrape, state.open(), rest_stop).await {

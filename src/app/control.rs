@@ -11,7 +11,7 @@ use crate::adapter::external::{self, Feeds, Inbox, metrics::ControlMetrics};
 use crate::bus::endpoints::{AddedEndpoint, BusHandle, EndpointSpec, EndpointStatus};
 use crate::config::Settings;
 use crate::limits;
-use crate::model::{Micros, ScopeId};
+use crate::model::{Micros, ScopeId, limited};
 use crate::registry::Registry;
 use crate::zmtp::listener::Bound;
 use crate::zmtp::{Direction, Endpoint, router};
@@ -155,7 +155,7 @@ impl BusFeeds {
                     None => wanted.push((*origin, owner.clone(), endpoint.clone())),
                     Some((_, other, _)) if other == owner => {}
                     Some(_) => {
-                        tracing::warn!(%endpoint, "a registered publisher is not used: its endpoint is another's")
+                        limited!(warn, 10, %endpoint, "a registered publisher is not used: its endpoint is another's")
                     }
                 }
             }
@@ -172,13 +172,13 @@ impl BusFeeds {
                 continue;
             }
             let Some(scope) = self.scope(&owner, origin) else {
-                tracing::error!(%endpoint, "too many users have had a publisher; this one is not used");
+                limited!(error, 10, %endpoint, "too many users have had a publisher; this one is not used");
                 continue;
             };
             let spec = EndpointSpec { endpoint: endpoint.clone(), direction: Direction::Connect, scope };
             match self.bus.add_connect(spec) {
                 Ok((added, status)) => _ = self.connected.insert(endpoint, (owner, added, status)),
-                Err(error) => tracing::error!(%endpoint, %error, "a publisher cannot be heard"),
+                Err(error) => limited!(error, 10, %endpoint, %error, "a publisher cannot be heard"),
             }
         }
     }

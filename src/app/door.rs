@@ -1,6 +1,7 @@
 //! From the front door to a worker: each upgraded socket goes to the worker with fewest sessions.
 
 use crate::engine::metrics::WorkerStats;
+use crate::model::limited;
 use crate::net::accept::{self, Accepted};
 use crate::session::NewSession;
 use std::net::TcpListener;
@@ -27,7 +28,7 @@ pub(super) async fn front_door(
             permit: Box::new((accepted.permit, load)),
         };
         if desk.try_send(new).is_err() {
-            tracing::warn!("a worker takes no more arrivals; a connection was dropped");
+            limited!(warn, 1, "a worker takes no more arrivals; a connection was dropped");
         }
     };
     if let Err(error) = accept::run(listener, config, metrics, stop, sink).await {

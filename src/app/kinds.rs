@@ -5,14 +5,12 @@ use crate::adapter::bus::BusAdapter;
 use crate::adapter::external::Channel;
 use crate::adapter::kinds::{KINDS, NativeKind};
 use crate::adapter::native::book::Book;
-use crate::adapter::native::credentials::{OpenAlgoLogin, Source};
 use crate::adapter::native::feed::{Account, Wiring};
 use crate::adapter::native::metrics::NativeMetrics;
 use crate::adapter::symbols::Table;
 use crate::adapter::{Adapter, AdapterFactory};
-use crate::auth::login::BrokerLogins;
 use crate::config::Settings;
-use crate::config::settings::{AdapterKind, Auth, CredentialsFrom, KeyStoreSetting, Secret};
+use crate::config::settings::AdapterKind;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -33,7 +31,7 @@ impl Kinds {
     pub(super) fn new(settings: &Settings, wiring: Wiring, channel: Channel) -> Self {
         let owners = owners(settings);
         let mut accounts = HashMap::new();
-        let logins = Logins::new(settings);
+        let sources = settings.credential_sources();
         for (name, broker) in &settings.brokers {
             let AdapterKind::Native(index) = broker.kind else { continue };
             let kind = &KINDS[usize::from(index)];
@@ -45,7 +43,7 @@ impl Kinds {
                     broker: name.clone(),
                     user: user.clone(),
                     url: broker.url.clone().unwrap_or_else(|| kind.url.to_owned()),
-                    credentials: source(broker.credentials.as_ref(), &logins, name, user),
+                    credentials: sources.of(name, broker, user),
                     book: Arc::clone(&book),
                     per_connection: broker.symbols_per_connection.unwrap_or(limits.per_connection),
                     connections: broker.connections.unwrap_or(limits.connections),
@@ -59,40 +57,6 @@ impl Kinds {
         }
         let others = settings.brokers.iter().map(|(name, broker)| (name.clone(), broker.kind)).collect();
         Kinds { accounts, wiring, others, default: settings.adapters.default, channel }
-    }
-}
-
-/// What is needed to read users' logins from OpenAlgo's database.
-struct Logins {
-    logins: Option<Arc<BrokerLogins>>,
-    api_key: Option<String>,
-}
-
-impl Logins {
-    fn new(settings: &Settings) -> Self {
-        let Auth { store, pepper, fernet_salt, broker_api_key } = &settings.auth;
-        let exposed = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
-        let pepper = exposed(pepper).unwrap_or_default();
-        let logins = match store {
-            KeyStoreSetting::OpenAlgo(file) => {
-                Some(Arc::new(BrokerLogins::new(file, &pepper, exposed(fernet_salt).as_deref())))
-            }
-            KeyStoreSetting::Demo | KeyStoreSetting::Sqlite(_) => None,
-        };
-        Logins { logins, api_key: exposed(broker_api_key) }
-    }
-}
-
-fn source(from: Option<&CredentialsFrom>, Logins { logins, api_key }: &Logins, broker: &str, user: &str) -> Source {
-    match (from, logins) {
-        (Some(CredentialsFrom::File(path)), _) => Source::File(path.replace("{user}", user).into()),
-        (Some(CredentialsFrom::Env { given, .. }), _) => Source::Given(given.clone()),
-        (Some(CredentialsFrom::OpenAlgo), Some(logins)) => {
-            let (logins, api_key) = (Arc::clone(logins), api_key.clone());
-            Source::OpenAlgo(OpenAlgoLogin { logins, user: user.to_owned(), broker: broker.to_owned(), api_key })
-        }
-        // The settings are checked; without credentials every connect fails and says so.
-        (Some(CredentialsFrom::OpenAlgo) | None, _) => Source::Given(Default::default()),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::engine::WorkerConfig;
 use crate::engine::metrics as engine_metrics;
 use crate::limits;
 use crate::model::{ScopeId, SharedLevel, WorkerId};
-use crate::net::accept;
+use crate::net::{accept, sys};
 use crate::policy::{admission, slow_consumer};
 use crate::session::SessionConfig;
 use crate::session::feeds::FeedKind;
@@ -142,6 +142,7 @@ pub(super) fn session_config(settings: &Settings, parts: &Parts) -> SessionConfi
         epoch: parts.epoch,
         feeds: Arc::clone(&parts.feeds),
         overload: Arc::clone(&parts.overload),
+        tcp_info: sys::tcp_info,
         before_command: parts.before_command.clone(),
     }
 }

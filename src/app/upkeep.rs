@@ -6,19 +6,23 @@ use crate::bus::endpoints::{EndpointStatus, Quiet, QuietWarning, quiet};
 use crate::bus::frames::Invalidate;
 use crate::engine::metrics::WorkerStats;
 use crate::engine::queue::Control;
+use crate::limits;
+use crate::model::limited;
 use crate::registry::Registry;
-use crate::registry::audit::Auditor;
+use crate::registry::audit::{Auditor, BETWEEN, Disagreement, Findings};
 use crate::shards::{self, Shards};
 use metrics::{Gauge, describe_gauge, gauge};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Gauges are set this often.
 const GAUGES: Duration = Duration::from_secs(1);
 /// The auditor looks, and revoked keys are looked for, this often.
 pub(super) const AUDIT: Duration = Duration::from_secs(10);
+/// An audit that takes longer is given up.
+const AUDIT_WAIT: Duration = Duration::from_secs(2);
 /// An endpoint that clients wait for may be silent this long before a warning.
 const QUIET_AFTER: Duration = Duration::from_secs(10);
 
@@ -46,6 +50,8 @@ pub(super) struct Upkeep {
     pub(super) gauges: WorkerGauges,
     pub(super) audit_every: Duration,
     pub(super) workers: Vec<(Arc<WorkerStats>, mpsc::Sender<Control>)>,
+    /// For whoever wants to know what the auditor found.
+    pub(super) findings: watch::Sender<Option<Arc<Findings>>>,
     pub(super) endpoints: Vec<Arc<EndpointStatus>>,
     /// Whether silence of the bus is expected: the simulated market runs instead.
     pub(super) sim_runs: Box<dyn Fn() -> bool + Send>,
@@ -64,7 +70,10 @@ impl Upkeep {
                     self.publish();
                     self.warn_of_silence(&mut watch);
                 }
-                _ = audit.tick() => self.audit(&mut auditor).await,
+                _ = audit.tick() => {
+                    // A worker that stands still gives no word; the gauges must go on, and the next audit will do.
+                    let _ = tokio::time::timeout(AUDIT_WAIT, self.audit(&mut auditor)).await;
+                }
             }
         }
     }
@@ -97,9 +106,39 @@ impl Upkeep {
         }
         self.end_revoked(key_ids).await;
         let drift = auditor.audit(&self.registry, held);
+        let mut named = Vec::new();
         if drift.counts().iter().any(|n| *n > 0) {
-            tracing::error!(?drift, "sessions, registry and adapters disagree; please report this");
+            tracing::error!(
+                ?drift,
+                "sessions, registry and adapters disagree; please report this and what /subscriptions?drift=1 says"
+            );
+            named = auditor.named(&self.registry, limits::DRIFT_NAMES_MAX);
+            named.extend(self.unknown_to_registry(auditor).await);
         }
+        self.findings.send_replace(Some(Arc::new(Findings { at: Instant::now(), drift, named })));
+    }
+
+    /// What sessions believe to hold and the registry does not know, by name: the sessions know it.
+    async fn unknown_to_registry(&self, auditor: &Auditor) -> Vec<Disagreement> {
+        let references = auditor.unknown_to_registry(limits::DRIFT_NAMES_MAX);
+        let mut named = Vec::new();
+        if references.is_empty() {
+            return named;
+        }
+        for (_, control) in &self.workers {
+            let (reply, answer) = oneshot::channel();
+            let asked = Control::Named { hash: auditor.hash().clone(), references: Arc::clone(&references), reply };
+            if control.try_send(asked).is_err() {
+                continue;
+            }
+            named.extend(answer.await.unwrap_or_default().into_iter().map(|held| Disagreement {
+                between: BETWEEN[0],
+                user: held.user.to_string(),
+                session: Some(held.session),
+                key: Some((held.instrument, held.mode)),
+            }));
+        }
+        named
     }
 
     /// Ends the sessions of keys that were revoked or replaced since they authenticated.
@@ -116,7 +155,7 @@ impl Upkeep {
                     let _ = control.try_send(Control::Revoked(revoked.clone()));
                 }
             }
-            Err(error) => tracing::warn!(?error, "the key store cannot be read; live sessions go on"),
+            Err(error) => limited!(warn, 1, ?error, "the key store cannot be read; live sessions go on"),
         }
     }
 

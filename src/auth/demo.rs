@@ -33,6 +33,10 @@ impl KeyStore for DemoStore {
         Ok(true)
     }
 
+    fn count(&mut self) -> Result<usize, AuthError> {
+        Ok(1)
+    }
+
     fn invalidate(&mut self) {}
 }
 

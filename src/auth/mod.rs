@@ -73,6 +73,12 @@ pub trait KeyStore: Send {
     /// [`AuthError::Unavailable`] if the store cannot be asked now.
     fn still_valid(&mut self, key_id: u64) -> Result<bool, AuthError>;
 
+    /// How many keys are good now.
+    ///
+    /// # Errors
+    /// [`AuthError::Unavailable`] if the store cannot be asked now.
+    fn count(&mut self) -> Result<usize, AuthError>;
+
     /// Forgets what it remembers about refused keys. What it remembers about good ones is checked at each use anyway.
     fn invalidate(&mut self);
 }

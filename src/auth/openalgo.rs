@@ -200,6 +200,14 @@ impl KeyStore for OpenAlgoStore {
         })
     }
 
+    fn count(&mut self) -> Result<usize, AuthError> {
+        let rows = self.connection().and_then(rows);
+        rows.map(|rows| rows.len()).map_err(|cause| {
+            self.open = None;
+            AuthError::Unavailable(format!("{}: {cause}", self.file.display()))
+        })
+    }
+
     fn invalidate(&mut self) {
         self.refused.clear();
     }

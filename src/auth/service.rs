@@ -127,6 +127,14 @@ pub fn open(config: &AuthConfig) -> Result<Opened, OpenError> {
 }
 
 impl Opened {
+    /// How many keys are good now.
+    ///
+    /// # Errors
+    /// The store cannot be asked.
+    pub fn count(&mut self) -> Result<usize, AuthError> {
+        self.stores.first_mut().map_or(Ok(0), |store| store.count())
+    }
+
     /// Starts the threads. They end when the last [`AuthService`] is gone.
     ///
     /// # Errors

@@ -34,6 +34,10 @@ impl KeyStore for Paused {
         Ok(None)
     }
 
+    fn count(&mut self) -> Result<usize, AuthError> {
+        Ok(1)
+    }
+
     fn invalidate(&mut self) {
         self.invalidated.fetch_add(1, Ordering::SeqCst);
     }

@@ -308,6 +308,11 @@ impl KeyStore for SqliteStore {
         Ok(found.is_some())
     }
 
+    fn count(&mut self) -> Result<usize, AuthError> {
+        let live: Option<i64> = self.one("SELECT count(*) FROM keys WHERE revoked_at IS ?1", rusqlite::types::Null)?;
+        Ok(live.and_then(|n| usize::try_from(n).ok()).unwrap_or_default())
+    }
+
     fn invalidate(&mut self) {}
 }
 

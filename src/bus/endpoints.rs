@@ -254,8 +254,8 @@ impl At {
 
     /// Counts and, at most once a minute and cause, logs a peer that was refused.
     fn refuse(&self, cause: &'static str, why: &dyn std::fmt::Display) {
-        if self.shared.wiring.metrics.reject(cause, 1) {
-            tracing::info!(endpoint = %self.endpoint(), cause, "a bus peer was refused: {why}");
+        if let Some(held_back) = self.shared.wiring.metrics.reject(cause, 1) {
+            tracing::info!(endpoint = %self.endpoint(), cause, held_back, "a bus peer was refused: {why}");
         }
     }
 

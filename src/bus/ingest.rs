@@ -20,7 +20,7 @@ use crate::engine::normalise::{self, DecodeError, Decoded, Unit};
 use crate::engine::queue::{Control, TickSender};
 use crate::model::heartbeat::Heartbeat;
 use crate::model::queue::SourceReceiver;
-use crate::model::{BrokerId, Brokers, FeedClock, Micros, Mode, ScopeId, SourceMessage};
+use crate::model::{BrokerId, Brokers, FeedClock, Micros, Mode, ScopeId, SourceMessage, limited};
 use crate::shards::{Serves, ShardIndex, Shards, TickIn, TickOut};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -422,7 +422,11 @@ impl Ingest {
                     self.invalidates.push_front(invalidate);
                     if self.invalidates.len() > INVALIDATES_MAX {
                         self.invalidates.pop_back();
-                        tracing::error!("more than {INVALIDATES_MAX} cache invalidations wait; the newest is dropped");
+                        limited!(
+                            error,
+                            1,
+                            "more than {INVALIDATES_MAX} cache invalidations wait; the newest is dropped"
+                        );
                     }
                     return;
                 }
@@ -459,19 +463,4 @@ fn age(basis: Micros, t_recv: Micros) -> (f64, bool) {
 fn read_at(t_recv: Micros) -> Instant {
     let now = Instant::now();
     now.checked_sub(Duration::from_micros(Micros::now().0.saturating_sub(t_recv.0))).unwrap_or(now)
-}
-
-/// When a cause was last logged.
-#[derive(Default)]
-struct LogGate(Option<Instant>);
-
-impl LogGate {
-    /// At most once a minute.
-    fn open(&mut self, now: Instant) -> bool {
-        let open = self.0.is_none_or(|last| now.duration_since(last) >= Duration::from_secs(60));
-        if open {
-            self.0 = Some(now);
-        }
-        open
-    }
 }

@@ -1,9 +1,13 @@
 //! The command line: one file a subcommand. No subcommand means `serve`, whose flags are valid at top level too.
 
+pub mod admin;
 pub mod check;
 pub mod client;
+pub mod doctor;
 pub mod keys;
+mod log;
 pub mod serve;
+pub mod top;
 pub mod watch;
 
 use crate::config;
@@ -51,6 +55,10 @@ pub enum Command {
     /// Make, list and revoke API keys of a SQLite key store.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Show a running server in the terminal: clients, ticks, feeds, and who is slow and why.
+    Top(TopArgs),
+    /// Check the machine, the settings and a running server, and say the fix for each finding.
+    Doctor(DoctorArgs),
     /// Show live ticks in the terminal, with rate and latency.
     Watch(WatchArgs),
 }
@@ -87,6 +95,17 @@ impl ServeArgs {
             set: self.set.clone(),
         }
     }
+}
+
+/// `tickcast doctor`
+#[derive(Args, Clone, Debug, Default)]
+pub struct DoctorArgs {
+    /// As those of the server it is about.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+    /// Print the findings as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `tickcast keys …`
@@ -126,6 +145,23 @@ pub enum KeysCommand {
         #[arg(long, group = "which")]
         user: Option<String>,
     },
+}
+
+/// `tickcast top …`
+#[derive(Args, Clone, Debug)]
+pub struct TopArgs {
+    /// The server's admin address.
+    #[arg(long, default_value = "http://127.0.0.1:9464")]
+    pub url: String,
+    /// Which sessions come first.
+    #[arg(long, default_value = "lag", value_parser = ["lag", "bytes", "merged"])]
+    pub by: String,
+    /// How many sessions.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub top: u16,
+    /// One screen as plain text, then end; also when stdout is no terminal.
+    #[arg(long)]
+    pub once: bool,
 }
 
 /// `tickcast watch …`
@@ -202,6 +238,8 @@ mod tests {
             "keys revoke --store s --id 1 --user u",
             "keys add --store s --user u",
             "keys add --store s --user u --broker b --class urgent",
+            "top --by size",
+            "top --top 0",
         ] {
             assert!(parse(words).is_err(), "{words:?}");
         }

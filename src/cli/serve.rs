@@ -1,8 +1,9 @@
 //! `tickcast serve`: start, say so, serve until told to stop, drain.
 
-use super::{ServeArgs, check, exit};
+use super::{ServeArgs, check, exit, log};
 use crate::app::{App, Hooks, Running, StartError};
-use crate::config::{self, Settings, settings::KeyStoreSetting};
+use crate::config::settings::{KeyStoreSetting, LogFormat};
+use crate::config::{self, Settings};
 use crate::net::sys;
 use std::io::{self, Write};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -19,33 +20,41 @@ pub fn run(args: &ServeArgs, env: Vec<(String, String)>, out: &mut dyn Write, er
         Ok(loaded) => loaded.settings,
         Err(problems) => return check::report(&problems, err),
     };
-    log_to_stderr(&settings.log.level);
+    log::start(&settings.log);
     raise_file_limit(&settings);
     let end = match End::catch() {
         Ok(end) => end,
         Err(error) => {
-            writeln!(err, "tickcast: cannot start: signals cannot be caught: {error}")?;
+            log::say(&settings.log, err, true, &format!("cannot start: signals cannot be caught: {error}"))?;
             return Ok(exit::RUNTIME);
         }
     };
     let running = match App::build(settings.clone(), Hooks::default()).and_then(App::spawn) {
         Ok(running) => running,
         Err(error) => {
-            writeln!(err, "tickcast: {error}")?;
+            log::say(&settings.log, err, true, &error.to_string())?;
             return Ok(exit_code(&error));
         }
     };
     writeln!(out, "{}", running.addresses().ready_line())?;
     out.flush()?;
-    banner(&settings, &running, err)?;
+    match settings.log.format {
+        LogFormat::Text => banner(&settings, &running, err)?,
+        LogFormat::Json => started(&settings, &running),
+    }
     end.wait();
-    writeln!(err, "tickcast: draining (clients are told to reconnect) …")?;
+    log::say(&settings.log, err, false, "draining (clients are told to reconnect) …")?;
     if running.drain() {
-        writeln!(err, "tickcast: stopped")?;
+        log::say(&settings.log, err, false, "stopped")?;
     } else {
-        writeln!(err, "tickcast: stopped; something was still busy after 5 s and was left behind")?;
+        log::say(&settings.log, err, true, "stopped; something was still busy after 5 s and was left behind")?;
     }
     Ok(exit::OK)
+}
+
+/// Open files of a server that is full.
+pub(super) fn files_needed(settings: &Settings) -> u64 {
+    (settings.limits.sessions + settings.limits.bus_peers + FILES_BESIDE) as u64
 }
 
 /// Each session needs an open file: as many as the system lets us have, and a word to the operator when that is too few.
@@ -58,8 +67,7 @@ fn raise_file_limit(settings: &Settings) {
         Ok((_, limit)) => limit,
         Err(error) => return tracing::warn!(%error, "the limit of open files could not be raised"),
     };
-    let sessions = settings.limits.sessions;
-    let needed = (sessions + settings.limits.bus_peers + FILES_BESIDE) as u64;
+    let (sessions, needed) = (settings.limits.sessions, files_needed(settings));
     if limit < needed {
         tracing::warn!(
             "limits.sessions = {sessions} needs {needed} open files, and the system allows {limit}: raise the hard limit (systemd: \
@@ -77,13 +85,21 @@ fn exit_code(error: &StartError) -> u8 {
     }
 }
 
+/// The banner as one event.
+fn started(settings: &Settings, running: &Running) {
+    let at = running.addresses();
+    let (bus, adapter) = (at.bus.join(","), settings.adapters.default.label());
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(version, ws = %at.ws, admin = %at.admin, bus, control = at.control, adapter, "serving");
+}
+
 /// What a newcomer needs to see, in the first screen.
 fn banner(settings: &Settings, running: &Running, err: &mut dyn Write) -> io::Result<()> {
     let at = running.addresses();
     let kind = settings.adapters.default.label();
     writeln!(err, "tickcast {}", env!("CARGO_PKG_VERSION"))?;
     writeln!(err, "  clients  ws://{}", at.ws)?;
-    writeln!(err, "  admin    http://{}/ (metrics, healthz, readyz)", at.admin)?;
+    writeln!(err, "  console  http://{}/ (and /metrics, /healthz, /readyz)", at.admin)?;
     writeln!(err, "  bus      {}", if at.bus.is_empty() { "none".to_owned() } else { at.bus.join(", ") })?;
     writeln!(err, "  control  {} (adapter processes)", at.control)?;
     match kind {
@@ -136,11 +152,4 @@ impl End {
             }
         });
     }
-}
-
-fn log_to_stderr(level: &str) {
-    let filter =
-        tracing_subscriber::EnvFilter::try_new(level).unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    // A second server in one process, as in tests, logs through the first one's subscriber.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).try_init();
 }

@@ -4,7 +4,7 @@
 //! operator's own and are not in it: `[brokers.NAME]`, `[scale]` and `[[bus.source]]`.
 
 use super::places::{File, Redis};
-use super::settings::{AdapterKind, CloseStyle, Normalise, Settings};
+use super::settings::{AdapterKind, CloseStyle, LogFormat, Normalise, Settings};
 use super::value::{
     Address, BindEndpoint, BindEndpoints, BrokerNames, Codec, ConnectEndpoints, Count, Flag, Hidden, LogFilter, Names,
     OneOf, OptionalAddress, Raw, Size, Store, Time,
@@ -191,6 +191,7 @@ pub(super) static KEYS: &[Key] = &[
     key!(limits.bus_handshake: Time, ms(100) => secs(60), "Time for greeting and READY of a ZeroMQ peer."),
     key!(sim.ticks_per_second: Count<u32>, 1 => 1_000_000, "Ticks per second over all instruments."),
     key!(sim.seed: Count<u64>, "Seed of the random walk."),
+    key!(log.format: OneOf<LogFormat>, "`json`: one object a line, the banner included, for a collector. Mistakes in the settings are told as text."),
     key!(log.level: LogFilter, "What is logged to stderr: a level, or a list such as `info,tickcast::bus=debug`."),
 ];
 

@@ -352,8 +352,19 @@ pub struct Sim {
 /// `[log]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Log {
+    /// How a line is written.
+    pub format: LogFormat,
     /// What is logged to stderr, in the notation of tracing's filters.
     pub level: String,
+}
+
+/// `log.format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 impl Default for Settings {
@@ -430,7 +441,7 @@ impl Default for Settings {
             },
             scale: BTreeMap::new(),
             sim: Sim { ticks_per_second: 200, seed: 1 },
-            log: Log { level: "info".into() },
+            log: Log { format: LogFormat::Text, level: "info".into() },
         }
     }
 }

@@ -5,7 +5,7 @@
 //! Pure. Tests: `value_tests.rs`.
 
 use super::endpoint;
-use super::settings::{AdapterKind, CloseStyle, KeyStoreSetting, Normalise, Secret};
+use super::settings::{AdapterKind, CloseStyle, KeyStoreSetting, LogFormat, Normalise, Secret};
 use std::fmt::Display;
 use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
@@ -422,6 +422,10 @@ impl Named for CloseStyle {
 
 impl Named for Normalise {
     const NAMES: &'static [(&'static str, Self)] = &[("lazy", Normalise::Lazy), ("off", Normalise::Off)];
+}
+
+impl Named for LogFormat {
+    const NAMES: &'static [(&'static str, Self)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 }
 
 impl Named for AdapterKind {

@@ -13,6 +13,7 @@ pub mod payload;
 pub mod queue;
 pub mod transport;
 pub mod worker;
+pub mod xray;
 
 pub use batch::{EncodedBatch, Frame, FrameKey};
 pub use transport::Transport;

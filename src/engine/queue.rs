@@ -6,8 +6,11 @@
 //! Tests: below.
 
 use super::batch::{EncodedBatch, FrameKey};
+use super::xray::{Ask, Seen};
 use crate::limits::WORKER_QUEUE_BATCHES_MAX;
+use crate::model::{Instrument, Mode, SessionId};
 use hashbrown::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::time::Instant;
@@ -179,6 +182,19 @@ pub struct Holdings {
     pub references: Vec<u64>,
 }
 
+/// One reference by name.
+#[derive(Clone, Debug)]
+pub struct HeldName {
+    /// Who holds it.
+    pub session: SessionId,
+    /// Key-store name of the user.
+    pub user: Arc<str>,
+    /// What is held.
+    pub instrument: Instrument,
+    /// In which mode.
+    pub mode: Mode,
+}
+
 /// Lossless messages to one worker; the queue holds [`crate::limits::WORKER_CONTROL_MAX`].
 #[derive(Debug)]
 pub enum Control {
@@ -204,6 +220,22 @@ pub enum Control {
         hash: ahash::RandomState,
         /// Where the answer goes.
         reply: oneshot::Sender<Holdings>,
+    },
+    /// The names behind some references are asked for, for the auditor.
+    Named {
+        /// What made its fingerprints.
+        hash: ahash::RandomState,
+        /// Fingerprints of the references.
+        references: Arc<HashSet<u64>>,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Vec<HeldName>>,
+    },
+    /// The admin server asks about sessions.
+    Sessions {
+        /// Which of them.
+        ask: Ask,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Seen>,
     },
     /// These keys, by fingerprint, have been revoked: their sessions end, 4403.
     Revoked(Arc<[u64]>),

@@ -4,6 +4,7 @@
 //! Sockets stay on the worker that writes them: tokio remembers `WouldBlock` until the owning runtime turns its reactor.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -60,6 +61,15 @@ impl Transport {
     pub fn plain(tcp: std::net::TcpStream) -> io::Result<Self> {
         tcp.set_nonblocking(true)?;
         Ok(Transport::Plain(TcpStream::from_std(tcp)?))
+    }
+
+    /// The socket, for questions to the kernel.
+    pub fn socket(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Transport::Plain(tcp) => Some(tcp.as_fd()),
+            #[cfg(test)]
+            Transport::Scripted(_) => None,
+        }
     }
 
     /// Waits until a read may make progress. Cancel-safe.

@@ -13,7 +13,9 @@ mod held;
 mod inner;
 mod lanes;
 mod overload;
+mod survey;
 mod sweep;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod touched;
@@ -38,6 +40,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use tally::{Sent, Tally};
 use tokio::sync::Notify;
 use touched::Touched;
 
@@ -100,6 +103,8 @@ pub struct Worker {
     outbox_total: Arc<AtomicUsize>,
     /// The longest rest between two flushes at the present overload level.
     max_delay: Cell<Duration>,
+    /// How late the last sweep was.
+    late_by: Cell<Duration>,
     inner: RefCell<Inner>,
     evicted: Notify,
 }
@@ -137,6 +142,7 @@ struct Connection {
     format: Format,
     class: Class,
     outbox: Outbox<FrameKey>,
+    tally: Tally,
     taken: Taken,
     /// Subscriptions with terms of their own; most sessions have none.
     lanes: Option<Box<Lanes>>,
@@ -146,16 +152,6 @@ struct Connection {
     resuming: bool,
     /// Given up: takes no more ticks or frames except goodbye.
     doomed: bool,
-}
-
-/// What was written since the counters were last told, by format.
-#[derive(Default)]
-struct Sent {
-    ticks: [u64; 2],
-    frames: [u64; 2],
-    bytes: [u64; 2],
-    merged: u64,
-    merged_by_rate: u64,
 }
 
 impl Worker {
@@ -168,6 +164,7 @@ impl Worker {
     ) -> Rc<Self> {
         Rc::new(Worker {
             max_delay: Cell::new(config.flush_max_delay),
+            late_by: Cell::default(),
             config,
             metrics,
             stats,
@@ -210,6 +207,7 @@ impl Worker {
             format,
             class: Class::default(),
             outbox: Outbox::default(),
+            tally: Tally::default(),
             taken: Taken::default(),
             lanes: None,
             touched: false,
@@ -485,7 +483,7 @@ impl Worker {
             } else if connection.outbox.mark(frame.key) {
                 newest.hold(frame.key, frame.seq, batch.bytes(frame));
             } else {
-                sent.merged += 1;
+                connection.merged_one(sent);
             }
         }
     }

@@ -1,9 +1,11 @@
 //! Newtypes for everything that is counted or addressed, so that no two of them can be confused.
 
+use std::fmt;
 use std::sync::OnceLock;
 
 /// One connected client: a slot of one worker, with a generation so that a message for a closed
-/// session is recognised when its slot has been given to somebody else.
+/// session is recognised when its slot has been given to somebody else. Shown as worker, slot and
+/// generation: `0-17-3`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId {
     /// The worker that owns the session.
@@ -12,6 +14,12 @@ pub struct SessionId {
     pub slot: u32,
     /// Counts the uses of the slot.
     pub generation: u32,
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{}", self.worker.0, self.slot, self.generation)
+    }
 }
 
 /// A delivery thread, 0-based; at most [`crate::limits::WORKERS_MAX`].

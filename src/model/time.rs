@@ -1,6 +1,13 @@
 //! Wall-clock time as the wire carries it. Durations and deadlines use `std::time::Instant` instead.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Time since this was first asked in this process: a monotonic clock that fits an atomic.
+pub fn uptime() -> Duration {
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed()
+}
 
 /// Microseconds since the UNIX epoch, read from our clock; 0 means unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

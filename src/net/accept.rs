@@ -10,7 +10,7 @@
 use super::http::{self, Refusal};
 use super::metrics::{Metrics, Refused};
 use super::sys;
-use crate::model::{Format, SharedLevel};
+use crate::model::{Format, SharedLevel, limited};
 use crate::policy::overload::takes_sessions;
 use bytes::Bytes;
 use fastwebsockets::upgrade::{UpgradeFut, upgrade};
@@ -155,7 +155,7 @@ where
                 }
                 Err(error) => {
                     door.metrics.accept_errors.increment(1);
-                    tracing::warn!(%error, "cannot accept connections, trying again");
+                    limited!(warn, 1, %error, "cannot accept connections, trying again");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

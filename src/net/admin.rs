@@ -1,4 +1,4 @@
-//! The admin server: `/metrics`, `/healthz`, `/readyz` and whatever routes the app adds. GET only.
+//! The admin server: `/metrics`, `/healthz`, `/readyz`, whatever routes the app adds, and the console at `/`. GET only.
 //!
 //! In: listeners, an [`AdminState`] of closures that return snapshots. Out: short answers. `run` is for a
 //! current_thread runtime of its own: rendering metrics takes up to tens of ms and happens right here, where it delays
@@ -7,12 +7,14 @@
 //! (421 otherwise, so that a page in a browser cannot reach us by a name of its own); no CORS headers; one request a
 //! connection, at most `CONNECTIONS_MAX` of them, each at most `EXCHANGE` long. Tests: `admin/tests.rs`.
 
+use super::console::Console;
+use super::host::{is_host, is_own_host};
 use super::sys;
-use crate::model::Heartbeats;
+use crate::model::{Heartbeats, limited};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS};
-use hyper::header::{HeaderMap, HeaderValue};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue, REFERRER_POLICY};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Uri};
@@ -23,6 +25,7 @@ use std::convert::Infallible;
 use std::fmt::Write;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,8 +48,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(75);
 const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Listen backlog; scrapers and people are few.
 const BACKLOG: i32 = 128;
+/// Of every answer that does not say otherwise: never stored, read as what it is, shown and read by our own page only.
+const HEADERS: [(HeaderName, &str); 5] = [
+    (CACHE_CONTROL, "no-store"),
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (REFERRER_POLICY, "no-referrer"),
+    (CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];
 
-/// Everything the admin server shows. Its closures are called on the admin thread and may take milliseconds.
+/// Everything the admin server shows. Its closures are called on the admin thread and may take milliseconds; what takes longer is an
+/// [`Answer::Later`].
 pub struct AdminState {
     /// Is kept up.
     pub exporter: PrometheusHandle,
@@ -58,6 +70,8 @@ pub struct AdminState {
     pub readiness: Box<dyn Fn() -> Readiness + Send>,
     /// Further routes. Those that the scrape listener must not serve belong here, so all of them.
     pub routes: Vec<Route>,
+    /// The page at `/`.
+    pub console: Console,
     /// Host names beyond our own addresses and `localhost` (`[admin] hosts`), with or without a port.
     pub hosts: Vec<String>,
 }
@@ -66,10 +80,33 @@ pub struct AdminState {
 pub struct Route {
     /// Exact path, such as `/sessions`.
     pub path: &'static str,
-    /// One line for the list at `/`.
+    /// One line for the list that an unknown path is answered with.
     pub about: &'static str,
-    /// Given the query (without `?`, empty when absent), the answer. It must hold no secret.
-    pub answer: Box<dyn Fn(&str) -> Reply + Send>,
+    /// What it says. It must hold no secret.
+    pub answer: Answer,
+}
+
+/// How a [`Route`] answers, given the query (without `?`, empty when absent).
+pub enum Answer {
+    /// At once.
+    Now(Box<dyn Fn(&str) -> Reply>),
+    /// Others are asked first; other requests go on meanwhile.
+    Later(Box<dyn Fn(&str) -> Coming>),
+}
+
+/// An answer under way.
+type Coming = Pin<Box<dyn Future<Output = Reply>>>;
+
+impl Answer {
+    /// An answer at once.
+    pub fn now(answer: impl Fn(&str) -> Reply + 'static) -> Self {
+        Answer::Now(Box::new(answer))
+    }
+
+    /// An answer that takes a while.
+    pub fn later<F: Future<Output = Reply> + 'static>(answer: impl Fn(&str) -> F + 'static) -> Self {
+        Answer::Later(Box::new(move |query| Box::pin(answer(query))))
+    }
 }
 
 /// An answer of a [`Route`].
@@ -92,6 +129,15 @@ impl Reply {
     /// Plain text.
     pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Self {
         Reply { status, content_type: "text/plain; charset=utf-8", body: body.into() }
+    }
+}
+
+impl From<Reply> for Response<Full<Bytes>> {
+    fn from(reply: Reply) -> Self {
+        let mut response = Response::new(Full::new(reply.body));
+        *response.status_mut() = reply.status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
+        response
     }
 }
 
@@ -233,7 +279,7 @@ async fn listen(listener: TcpListener, state: Rc<AdminState>, reach: Reach) {
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept admin connections, trying again");
+                limited!(warn, 1, %error, "cannot accept admin connections, trying again");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -242,9 +288,8 @@ async fn listen(listener: TcpListener, state: Rc<AdminState>, reach: Reach) {
 
 async fn exchange(tcp: TcpStream, state: &AdminState, reach: Reach) {
     let Ok(local) = tcp.local_addr() else { return };
-    let service = service_fn(|request| {
-        let reply = state.answer(&request, local.ip(), reach, Instant::now());
-        std::future::ready(Ok::<_, Infallible>(reply))
+    let service = service_fn(|request| async move {
+        Ok::<_, Infallible>(state.answer(&request, local.ip(), reach, Instant::now()).await)
     });
     let served = http1::Builder::new()
         // One request per connection: with `EXCHANGE` around it nobody can hold a slot for long.
@@ -259,38 +304,40 @@ async fn exchange(tcp: TcpStream, state: &AdminState, reach: Reach) {
 }
 
 impl AdminState {
-    fn answer<B>(&self, request: &Request<B>, local: IpAddr, reach: Reach, now: Instant) -> Response<Full<Bytes>> {
-        let reply = if !self.serves_host(request.uri(), request.headers(), local) {
-            Reply::text(
+    async fn answer<B>(
+        &self,
+        request: &Request<B>,
+        local: IpAddr,
+        reach: Reach,
+        now: Instant,
+    ) -> Response<Full<Bytes>> {
+        let host = self.served_host(request.uri(), request.headers(), local);
+        let page = host.filter(|_| reach == Reach::Everything && request.method() == Method::GET);
+        let page = page.and_then(|host| self.console.answer(request.uri().path(), request.headers(), host));
+        let mut response = match page {
+            Some(page) => page,
+            None if host.is_none() => Reply::text(
                 StatusCode::MISDIRECTED_REQUEST,
                 "this admin server answers to its own addresses and to localhost only. Add the name you used to \
                  [admin] hosts if it is yours.\n",
             )
-        } else if request.method() != Method::GET {
-            Reply::text(StatusCode::METHOD_NOT_ALLOWED, "the admin server only answers GET.\n")
-        } else {
-            self.route(request.uri(), reach, now)
+            .into(),
+            None if request.method() != Method::GET => {
+                Reply::text(StatusCode::METHOD_NOT_ALLOWED, "the admin server only answers GET.\n").into()
+            }
+            None => self.route(request.uri(), reach, now).await.into(),
         };
-        let mut response = Response::new(Full::new(reply.body));
-        *response.status_mut() = reply.status;
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        headers.insert(
-            CONTENT_SECURITY_POLICY,
-            HeaderValue::from_static(
-                "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; \
-                 frame-ancestors 'none'",
-            ),
-        );
-        if reply.status == StatusCode::METHOD_NOT_ALLOWED {
-            headers.insert(ALLOW, HeaderValue::from_static("GET"));
+        for (name, value) in HEADERS {
+            headers.entry(name).or_insert(HeaderValue::from_static(value));
+        }
+        if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
         }
         response
     }
 
-    fn route(&self, uri: &Uri, reach: Reach, now: Instant) -> Reply {
+    async fn route(&self, uri: &Uri, reach: Reach, now: Instant) -> Reply {
         match uri.path() {
             "/metrics" => Reply {
                 status: StatusCode::OK,
@@ -300,8 +347,8 @@ impl AdminState {
             "/healthz" => self.health(now),
             "/readyz" => (self.readiness)().reply(),
             path if reach == Reach::Everything => match self.routes.iter().find(|r| r.path == path) {
-                Some(route) => (route.answer)(uri.query().unwrap_or_default()),
-                None if path == "/" => self.list_as_html(),
+                Some(Route { answer: Answer::Now(answer), .. }) => answer(uri.query().unwrap_or_default()),
+                Some(Route { answer: Answer::Later(answer), .. }) => answer(uri.query().unwrap_or_default()).await,
                 None => self.not_found(reach),
             },
             _ => self.not_found(reach),
@@ -335,56 +382,15 @@ impl AdminState {
         Reply::text(StatusCode::NOT_FOUND, text)
     }
 
-    fn list_as_html(&self) -> Reply {
-        let mut html = String::from(
-            "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>tickcast</title></head><body>",
-        );
-        let _ = write!(html, "<h1>tickcast {}</h1><ul>", env!("CARGO_PKG_VERSION"));
-        for (path, about) in self.endpoints(Reach::Everything) {
-            let _ = write!(html, "<li><a href=\"{path}\">{path}</a> {about}</li>");
-        }
-        html.push_str("</ul></body></html>\n");
-        Reply { status: StatusCode::OK, content_type: "text/html; charset=utf-8", body: html.into() }
-    }
-
-    /// Whether every name by which the request calls us is one of ours. A request that calls us by none is refused, as
-    /// is one that names two hosts.
-    fn serves_host(&self, uri: &Uri, headers: &HeaderMap, local: IpAddr) -> bool {
+    /// By what name the request calls us, if every name it uses is one of ours. A request that calls us by none is
+    /// refused, as is one that names two hosts.
+    fn served_host<'a>(&self, uri: &Uri, headers: &'a HeaderMap, local: IpAddr) -> Option<&'a str> {
         let mut named = headers.get_all(HOST).iter();
-        let (Some(host), None) = (named.next(), named.next()) else { return false };
+        let (Some(host), None) = (named.next(), named.next()) else { return None };
         let ours = |host: &str| is_own_host(host, local) || self.hosts.iter().any(|h| is_host(h, host));
-        host.to_str().is_ok_and(ours) && uri.authority().is_none_or(|a| ours(a.as_str()))
+        let host = host.to_str().ok().filter(|host| ours(host))?;
+        uri.authority().is_none_or(|a| ours(a.as_str())).then_some(host)
     }
-}
-
-/// Splits `name:port` or `[v6]:port` and gives the name without brackets.
-fn host_name(host: &str) -> &str {
-    let host = host.trim();
-    if let Some(rest) = host.strip_prefix('[') {
-        return rest.split_once(']').map_or("", |(name, _)| name);
-    }
-    match host.split_once(':') {
-        // More than one colon without brackets: an IPv6 address as it is.
-        Some((_, port)) if port.contains(':') => host,
-        Some((name, _)) => name,
-        None => host,
-    }
-}
-
-/// `local` is the address that the connection came in by. An address cannot be rebound as a name can, so any loopback
-/// address counts as ours when the connection came in by loopback.
-fn is_own_host(host: &str, local: IpAddr) -> bool {
-    let name = host_name(host);
-    let (local, named) = (local.to_canonical(), name.parse::<IpAddr>().map(|ip| ip.to_canonical()));
-    match named {
-        Ok(ip) => ip == local || (ip.is_loopback() && local.is_loopback()),
-        Err(_) => name.eq_ignore_ascii_case("localhost"),
-    }
-}
-
-/// Whether `host` is the one in the settings: whole when that names a port, by name alone when it does not.
-fn is_host(setting: &str, host: &str) -> bool {
-    setting.eq_ignore_ascii_case(host.trim()) || setting.eq_ignore_ascii_case(host_name(host))
 }
 
 #[cfg(test)]

@@ -1,13 +1,20 @@
-//! Socket options and process limits: what the kernel has to be told.
+//! Socket options and process limits: what the kernel has to be told, and what it tells of a connection.
 //!
-//! In: sockets and sizes. Out: sockets with our options set, the limits that are in force. The only file with
+//! In: sockets and sizes. Out: sockets with our options set, the limits that are in force, `TCP_INFO`. The only file with
 //! `unsafe`, each block with its reason. Knows nothing of HTTP, sessions or settings.
-#![expect(unsafe_code, reason = "getrlimit and setrlimit have no safe form in std or socket2")]
+#![expect(
+    unsafe_code,
+    reason = "limits of the process, TCP_INFO, clock state and free space have no safe form in std or socket2"
+)]
 
+use super::tcp_info;
+use crate::policy::diagnosis::Tcp;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 /// Bytes that the kernel may hold unsent before the socket stops being writable. What waits beyond it waits in the
@@ -60,6 +67,22 @@ pub fn tune_client(socket: &impl AsFd) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }
 
+/// What the kernel knows of a connection; `None` when the socket is no TCP socket or the kernel no Linux that we know.
+pub fn tcp_info(socket: BorrowedFd<'_>) -> Option<Tcp> {
+    let mut info = [0u8; tcp_info::BYTES];
+    let mut len = info.len() as libc::socklen_t;
+    let (fd, into) = (socket.as_raw_fd(), info.as_mut_ptr().cast());
+    // SAFETY: `into` points to `len` bytes that outlive the call, which writes no more than `len` and sets it to what it wrote.
+    let failed = unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, into, &mut len) } != 0;
+    if failed {
+        return None;
+    }
+    let mut queued: libc::c_int = 0;
+    // SAFETY: for this request the third argument is a pointer to an int, which outlives the call.
+    let known = unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &mut queued) } == 0;
+    tcp_info::read(info.get(..len as usize)?, u32::try_from(queued).ok().filter(|_| known))
+}
+
 /// Raises the soft limit of open files to the hard one; what was in force before, and what is now. Ten thousand sessions need ten
 /// thousand descriptors, and the usual soft limit is 1024.
 ///
@@ -86,6 +109,45 @@ fn file_limit() -> io::Result<libc::rlimit> {
     Ok(limit)
 }
 
+/// What the kernel says of its wall clock.
+#[derive(Clone, Copy, Debug)]
+pub struct ClockState {
+    /// Whether a time service keeps it in step.
+    pub synchronised: bool,
+    /// The most it may be wrong by.
+    pub max_error: Duration,
+}
+
+/// Asks the kernel, and changes nothing; `None` where that is not allowed.
+pub fn clock_state() -> Option<ClockState> {
+    let mut state = std::mem::MaybeUninit::<libc::timex>::zeroed();
+    // SAFETY: `state` is valid memory of the right type that outlives the call; all zeroes is a valid timex and, with no
+    // mode set, asks for a reading.
+    let answer = unsafe { libc::adjtimex(state.as_mut_ptr()) };
+    // SAFETY: zeroed above, and every bit pattern is a valid timex: it holds integers only.
+    let state = unsafe { state.assume_init() };
+    (answer >= 0).then(|| ClockState {
+        synchronised: answer != libc::TIME_ERROR && state.status & libc::STA_UNSYNC == 0,
+        max_error: Duration::from_micros(u64::try_from(state.maxerror).unwrap_or_default()),
+    })
+}
+
+/// Bytes that we may still write below this folder.
+///
+/// # Errors
+/// What the system said; a path with a zero byte is `InvalidInput`.
+pub fn free_bytes(folder: &Path) -> io::Result<u64> {
+    let path = std::ffi::CString::new(folder.as_os_str().as_bytes())?;
+    let mut stats = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: `path` ends with a zero byte and `stats` is memory of the right type; both outlive the call.
+    if unsafe { libc::statvfs(path.as_ptr(), stats.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: zeroed above and filled in by the call; it holds integers only.
+    let stats = unsafe { stats.assume_init() };
+    Ok(stats.f_bavail.saturating_mul(stats.f_frsize))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,6 +170,32 @@ mod tests {
     }
 
     #[test]
+    fn the_kernel_says_what_waits_for_a_client_that_does_not_read() {
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0)), 16, 64 << 10).expect("bound");
+        let client = TcpStream::connect(listener.local_addr().expect("address")).expect("connected");
+        listener.set_nonblocking(false).expect("blocking");
+        let (mut server, _) = listener.accept().expect("accepted");
+        let fresh = tcp_info(server.as_fd()).expect("a TCP socket of Linux");
+        assert_eq!((fresh.send_queue, fresh.notsent, fresh.unacked), (Some(0), Some(0), 0));
+        assert!(fresh.segment >= 536 && fresh.window.is_some_and(|window| window > 0), "{fresh:?}");
+        server.set_nonblocking(true).expect("non-blocking");
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        // Until the client's window is closed; the kernel learns of it a moment after it has refused more.
+        loop {
+            while std::io::Write::write(&mut server, &[0; 4096]).is_ok() {}
+            let full = tcp_info(server.as_fd()).expect("as before");
+            if full.window == Some(0) && full.notsent > Some(0) && full.send_queue >= full.notsent {
+                break;
+            }
+            assert!(std::time::Instant::now() < deadline, "{full:?}");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        drop(client);
+        let (other, _) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        assert_eq!(tcp_info(other.as_fd()), None, "no TCP socket");
+    }
+
+    #[test]
     fn a_listener_can_be_bound_again_right_after_a_connection_ended() {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let first = listen(any, 16, 0).expect("bound");
@@ -125,5 +213,15 @@ mod tests {
         let (_, limit) = raise_file_limit().expect("raised");
         assert_eq!(limit, file_limit().expect("known").rlim_max);
         assert_eq!(raise_file_limit().expect("again"), (limit, limit));
+    }
+
+    #[test]
+    fn the_clock_and_the_disk_are_known() {
+        assert!(clock_state().is_none_or(|state| state.max_error < Duration::from_secs(1 << 20)));
+        assert!(free_bytes(Path::new("/")).expect("a disk") > 0);
+        assert_eq!(
+            free_bytes(Path::new("/nowhere/at/all")).expect_err("nothing there").kind(),
+            io::ErrorKind::NotFound
+        );
     }
 }

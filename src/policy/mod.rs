@@ -4,6 +4,7 @@
 //! - [`backoff`]: when to try again.
 //! - [`admission`]: how many commands or attempts a peer may make.
 //! - [`conflation`]: what may be merged, and when a held tick is due.
+//! - [`diagnosis`]: why a session is behind: network, client or us.
 //! - [`slow_consumer`]: when a session that does not read is given up.
 //! - [`feed_health`] and [`market_hours`]: whether a feed lives, and whether its silence means something.
 //! - [`overload`]: how much the server sheds.
@@ -12,6 +13,7 @@
 pub mod admission;
 pub mod backoff;
 pub mod conflation;
+pub mod diagnosis;
 pub mod feed_health;
 pub mod market_hours;
 pub mod overload;

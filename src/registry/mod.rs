@@ -13,6 +13,7 @@ mod feeds;
 pub mod metrics;
 mod owner;
 mod sources;
+pub mod streams;
 mod unavailable;
 mod users;
 
@@ -21,7 +22,7 @@ use self::unavailable::failed;
 use self::users::{Attached, Links, Users};
 use crate::adapter::supervisor::{Handle, State, Supervisors, broker_fault};
 use crate::adapter::symbols::Table;
-use crate::model::{BrokerId, Brokers, InstrumentRef, Mode, ScopeId, SessionId, UserId};
+use crate::model::{BrokerId, Brokers, InstrumentRef, Mode, ScopeId, SessionId, UserId, limited};
 use crate::shards::key::{Context, Effects, Event, Join, KeyName, Leave, Touched, Waiter};
 use crate::shards::{LockName, Shards, TimedLock};
 use std::sync::Arc;
@@ -432,8 +433,10 @@ impl Registry {
             Event::LastOut => tracing::debug!(user, key = ?name, refs, "last-out: the broker let go"),
             Event::RolledBack(n) => tracing::debug!(user, key = ?name, refs, sessions = n, "rolled back"),
             Event::Replayed => tracing::debug!(user, key = ?name, refs, "replayed"),
-            Event::ReplayFailed => tracing::warn!(user, key = ?name, refs, "not live though held, trying again"),
-            Event::ReleaseFailed => tracing::warn!(user, key = ?name, refs, "the broker did not let go, trying again"),
+            Event::ReplayFailed => limited!(warn, 20, user, key = ?name, refs, "not live though held, trying again"),
+            Event::ReleaseFailed => {
+                limited!(warn, 20, user, key = ?name, refs, "the broker did not let go, trying again")
+            }
         }
     }
 }

@@ -11,7 +11,8 @@ use super::Sessions;
 use super::state::{Phase, Session};
 use crate::adapter::supervisor::correlation_id;
 use crate::auth::{AuthFailure, Identity};
-use crate::model::Micros;
+use crate::limits::REFERENCES_LOGGED;
+use crate::model::{Micros, limited};
 use crate::registry::{FaultCode, Member};
 use crate::wire::close::CloseReason;
 use crate::wire::command::{Command, CommandError};
@@ -62,7 +63,7 @@ pub(super) async fn carry_out(sessions: Rc<Sessions>, session: Rc<Session>) {
             Some(outcome) => outcome,
             None => {
                 let reference = correlation_id();
-                tracing::error!(action, correlation = %reference, "a command failed; its session goes on");
+                limited!(error, REFERENCES_LOGGED, action, correlation = %reference, "a command failed; its session goes on");
                 subscribe::roll_back(&sessions, &session);
                 let message =
                     format!("The request could not be processed; nothing else is affected, please report {reference}");
@@ -176,7 +177,7 @@ async fn authenticate(sessions: &Rc<Sessions>, session: &Rc<Session>, key: Optio
         refuse(sessions, session, ErrorCode::AuthenticationError, "API key is required", None);
         return failed_attempt(sessions, session);
     };
-    let identity = match sessions.auth.authenticate(key, session.peer).await {
+    let identity = match sessions.auth.authenticate(key, session.peer.ip()).await {
         Ok(identity) => identity,
         Err(AuthFailure::Invalid) => {
             refuse(sessions, session, ErrorCode::AuthenticationError, "Invalid API key", None);
@@ -194,7 +195,7 @@ async fn authenticate(sessions: &Rc<Sessions>, session: &Rc<Session>, key: Optio
         }
         Err(AuthFailure::Unavailable(why)) => {
             let id = correlation_id();
-            tracing::error!(correlation = %id, error = %why, "key store unavailable");
+            limited!(error, REFERENCES_LOGGED, correlation = %id, error = %why, "key store unavailable");
             let message =
                 format!("The key store cannot be read at the moment; try again, and quote {id} to the operator");
             return refuse(sessions, session, ErrorCode::ServerError, &message, None);

@@ -6,6 +6,7 @@
 //! away releases its references at once. Everything of one session happens on its worker's thread. Knows nothing of the
 //! front door or of brokers. Tests: `transcript`, `errors`, `checklist`, `limits`, `snapshots` and `hostile_clients` in `tests/`.
 
+mod audit;
 mod commands;
 pub mod feeds;
 mod follow;
@@ -15,19 +16,19 @@ mod overload;
 mod reader;
 mod snapshot;
 mod state;
+mod xray;
 
 pub use metrics::{COMMAND_SECONDS_BUCKETS, SessionMetrics};
 
 use crate::adapter::sim::SimSwitch;
 use crate::auth::AuthService;
-use crate::engine::queue::{Control, Holdings};
+use crate::engine::queue::Control;
 use crate::engine::worker::Eviction;
 use crate::engine::{FrameKey, Transport, Worker};
 use crate::model::heartbeat::Heartbeat;
-use crate::model::{BrokerId, Brokers, Format, InstrumentRef, Level, Mode, SessionId, SharedLevel};
-use crate::policy::admission;
+use crate::model::{BrokerId, Brokers, Format, InstrumentRef, Level, Mode, SessionId, SharedLevel, limited};
+use crate::policy::{admission, diagnosis::Tcp};
 use crate::registry::Registry;
-use crate::registry::audit::fingerprint;
 use crate::shards::{Interest, ShardIndex, Shards};
 use crate::wire::close::CloseReason;
 use crate::wire::command::Command;
@@ -39,18 +40,16 @@ use state::{Phase, Ping, Session, State};
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 /// How often deadlines are looked at.
 const SWEEP: Duration = Duration::from_millis(100);
 /// Bytes read at once; one buffer serves all sessions of a worker, so an idle session holds none.
 const READ_BYTES: usize = 64 << 10;
-
-/// Sessions whose holdings are told before others get their turn.
-const HOLDINGS_AT_ONCE: usize = 64;
 
 /// See [`SessionConfig::before_command`].
 pub type BeforeCommand = Arc<dyn Fn(&Command) + Send + Sync>;
@@ -92,6 +91,8 @@ pub struct SessionConfig {
     pub feeds: Arc<feeds::Feeds>,
     /// How much the server sheds.
     pub overload: Arc<SharedLevel>,
+    /// Asks the kernel about a connection.
+    pub tcp_info: fn(BorrowedFd<'_>) -> Option<Tcp>,
     /// Called before each command is carried out; tests inject faults here.
     pub before_command: Option<BeforeCommand>,
 }
@@ -188,6 +189,12 @@ impl Sessions {
                     Some(Control::Audit { hash, reply }) => {
                         tokio::task::spawn_local(Rc::clone(&self).holdings(hash, reply));
                     }
+                    Some(Control::Named { hash, references, reply }) => {
+                        tokio::task::spawn_local(Rc::clone(&self).named(hash, references, reply));
+                    }
+                    Some(Control::Sessions { ask, reply }) => {
+                        tokio::task::spawn_local(Rc::clone(&self).xray(ask, reply));
+                    }
                     Some(Control::Revoked(keys)) => self.revoked(&keys),
                     Some(Control::Drain) | None => self.drain(),
                 },
@@ -213,7 +220,7 @@ impl Sessions {
         let transport = match Transport::plain(new.tcp) {
             Ok(transport) => Rc::new(transport),
             Err(error) => {
-                tracing::warn!(%error, "a client's socket could not be taken over");
+                limited!(warn, 1, %error, "a client's socket could not be taken over");
                 return;
             }
         };
@@ -221,8 +228,9 @@ impl Sessions {
         let id = self.worker.open(Rc::clone(&transport), new.format);
         let session = Rc::new(Session {
             id,
-            peer: new.peer.ip(),
+            peer: new.peer,
             format: new.format,
+            accepted_at: new.accepted_at,
             transport,
             state: RefCell::new(State {
                 phase: Phase::AwaitingAuth { deadline: new.accepted_at + self.config.auth_deadline },
@@ -271,11 +279,13 @@ impl Sessions {
         state.waiting.clear();
         drop(state);
         self.metrics.closed(reason);
-        tracing::debug!(session = ?session.id, reason = reason.label(), subscriptions = held.len(), "session ended");
         let shards: HashMap<_, _> = held.iter().map(|s| (s.key.stream(), self.shard_of(s))).collect();
         self.worker.goodbye(session.id, close_frame, |key| {
             self.unwanted(shards[&key.stream()], key);
         });
+        let (ticks, merged, bytes) = self.worker.written(session.id);
+        let (reason_label, age, subscriptions) = (reason.label(), session.accepted_at.elapsed(), held.len());
+        tracing::debug!(session = %session.id, reason = reason_label, ?age, subscriptions, ticks, merged, bytes, "session ended");
         match phase {
             Phase::Live { identity, member } => {
                 self.metrics.live[session.format as usize].decrement(1.0);
@@ -431,24 +441,5 @@ impl Sessions {
                 self.worker.send(session.id, frame::ping_frame(b"tickcast").into());
             }
         }
-    }
-
-    /// Tells what each session of this worker holds, and has asked for; a few at a time, since ticks go on meanwhile.
-    async fn holdings(self: Rc<Self>, hash: ahash::RandomState, reply: oneshot::Sender<Holdings>) {
-        let all: Vec<_> = self.open.borrow().keys().copied().collect();
-        let mut holdings = Holdings::default();
-        for some in all.chunks(HOLDINGS_AT_ONCE) {
-            for session in some.iter().filter_map(|id| self.open.borrow().get(id).cloned()) {
-                let state = session.state.borrow();
-                let Phase::Live { identity, member: Some(member) } = &state.phase else { continue };
-                holdings.key_ids.push(identity.key_id);
-                let pending = state.pending.iter().map(|(i, m)| (i.as_ref(), *m));
-                let names = state.held.iter().map(Subscription::name).chain(pending);
-                holdings.references.extend(names.map(|name| fingerprint(&hash, member.user, name, session.id)));
-            }
-            tokio::task::yield_now().await;
-        }
-        // The auditor may have given up.
-        let _ = reply.send(holdings);
     }
 }

@@ -6,6 +6,7 @@
 use super::state::Session;
 use super::{Sessions, commands};
 use crate::limits::{COMMANDS_WAITING_BYTES_MAX, COMMANDS_WAITING_MAX};
+use crate::model::limited;
 use crate::policy::admission::Verdict;
 use crate::wire::close::CloseReason;
 use crate::wire::command::{self, Command};
@@ -52,7 +53,7 @@ impl Reader {
     fn feed_safely(&mut self, sessions: &Rc<Sessions>, session: &Rc<Session>, bytes: &mut [u8]) -> bool {
         let fed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.feed(sessions, session, bytes)));
         fed.unwrap_or_else(|_| {
-            tracing::error!(session = ?session.id, "reading a client's message failed; its session ends, please report this");
+            limited!(error, 10, session = %session.id, "reading a client's message failed; its session ends, please report this");
             sessions.close(session, CloseReason::Internal);
             false
         })

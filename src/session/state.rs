@@ -12,7 +12,7 @@ use crate::wire::command::{Command, CommandError};
 use std::any::Any;
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,7 +20,8 @@ use std::time::Instant;
 /// A connected client.
 pub(super) struct Session {
     pub(super) id: SessionId,
-    pub(super) peer: IpAddr,
+    pub(super) peer: SocketAddr,
+    pub(super) accepted_at: Instant,
     pub(super) format: Format,
     pub(super) transport: Rc<Transport>,
     pub(super) state: RefCell<State>,

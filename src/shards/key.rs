@@ -13,6 +13,7 @@ use crate::model::StreamId;
 mod call;
 mod fault;
 mod machine;
+mod standing;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ mod tests;
 pub use call::{CallId, CallIds, Op};
 pub use fault::{Fault, FaultCode};
 pub use machine::{Call, Context, Effects, Event, Join, Key, Leave, Told, retry_delay};
+pub use standing::Standing;
 pub use table::{KeyName, KeyView, Pin, RefCounts, Touched};
 
 /// All keys of one shard, as the registry fills it.

@@ -14,6 +14,7 @@
 //! Poison: a panic inside a closure is our bug and may leave a table half changed. Everybody who comes after panics
 //! too: a restart with empty tables is better than prices under wrong names. Tests: below, and `tests/model.rs`.
 
+use crate::model::LogGate;
 use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -51,8 +52,6 @@ pub const EDGES_NS: [u64; 21] = [
 ];
 /// Buckets of one histogram, the unbounded one included.
 pub const BUCKETS: usize = EDGES_NS.len() + 1;
-/// At most one log line in this time per call site, seconds.
-const SITE_QUIET_SECS: u64 = 60;
 
 /// What a lock guards; the `lock` label of its metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -147,9 +146,9 @@ impl<T> TimedLock<T> {
     #[cold]
     fn report_slow(&self, site: &'static Location<'static>, wait: Duration, hold: Duration) {
         static SITES: SlowSites = SlowSites::new();
-        if SITES.may_log(site, since_start().as_secs()) {
+        if let Some(held_back) = SITES.gate(site).open() {
             let (lock, shard) = (self.stats.name.label(), self.stats.shard);
-            tracing::warn!(lock, shard, ?wait, ?hold, site = %site, "a lock was waited for or held for long");
+            tracing::warn!(lock, shard, ?wait, ?hold, site = %site, held_back, "a lock was waited for or held for long");
         }
     }
 }
@@ -243,37 +242,27 @@ fn bump(counter: &AtomicU64, by: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(by), Relaxed);
 }
 
-/// Which call sites have logged lately: a small table without a lock. Sites are places in our source, so 64 are plenty;
+/// A gate for each call site: a small table without a lock. Sites are places in our source, so 64 are plenty;
 /// should there be more, the surplus shares the last entry.
 struct SlowSites {
     sites: [AtomicUsize; 64],
-    /// Second of the last log line plus one; 0 = never.
-    logged: [AtomicU64; 64],
+    gates: [LogGate; 64],
 }
 
 impl SlowSites {
     const fn new() -> Self {
-        SlowSites { sites: [const { AtomicUsize::new(0) }; 64], logged: [const { AtomicU64::new(0) }; 64] }
+        SlowSites { sites: [const { AtomicUsize::new(0) }; 64], gates: [const { LogGate::lines(1) }; 64] }
     }
 
-    /// Whether `site` may log at `now` (seconds on a monotonic clock), and if so notes that it did.
-    fn may_log(&self, site: &'static Location<'static>, now: u64) -> bool {
+    /// The gate of `site`.
+    fn gate(&self, site: &'static Location<'static>) -> &LogGate {
         let address = std::ptr::from_ref(site).addr();
         let last = self.sites.len() - 1;
         let mine = self.sites.iter().position(|held| {
             held.compare_exchange(0, address, Relaxed, Relaxed).is_ok() || held.load(Relaxed) == address
         });
-        let logged = &self.logged[mine.unwrap_or(last)];
-        let before = logged.load(Relaxed);
-        let due = before == 0 || now + 1 >= before + SITE_QUIET_SECS;
-        due && logged.compare_exchange(before, now + 1, Relaxed, Relaxed).is_ok()
+        &self.gates[mine.unwrap_or(last)]
     }
-}
-
-/// Time since the first slow lock of this process; a monotonic clock that fits an atomic.
-fn since_start() -> Duration {
-    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-    START.get_or_init(Instant::now).elapsed()
 }
 
 #[cfg(all(debug_assertions, feature = "shuttle"))]
@@ -391,14 +380,11 @@ mod tests {
     }
 
     #[test]
-    fn a_call_site_logs_at_most_once_a_minute_and_does_not_silence_another() {
+    fn a_call_site_logs_once_a_minute_and_does_not_silence_another() {
         let sites = SlowSites::new();
         let (a, b) = (here(), here());
-        assert!(sites.may_log(a, 5));
-        assert!(!sites.may_log(a, 64));
-        assert!(sites.may_log(b, 64));
-        assert!(sites.may_log(a, 65));
-        assert!(!sites.may_log(a, 66));
+        let logs = |site| sites.gate(site).open().is_some();
+        assert_eq!((logs(a), logs(a), logs(b), logs(a)), (true, false, true, false));
     }
 
     #[track_caller]

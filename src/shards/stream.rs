@@ -411,6 +411,11 @@ impl Streams {
         Some((record.scope, record.name()))
     }
 
+    /// Ticks of a stream so far that served `mode`, whoever wanted them: its `seq`.
+    pub fn ticks(&self, stream: StreamId, mode: Mode) -> u64 {
+        self.by_id.get(&stream).map_or(0, |at| self.slots[*at as usize].modes[mode.index()].seq)
+    }
+
     /// All wants of all streams, for the auditor: (stream, mode, format, label, workers). O(records).
     pub fn wanted(&self) -> impl Iterator<Item = (StreamId, Mode, Format, BrokerId, u64)> + '_ {
         self.slots

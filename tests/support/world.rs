@@ -9,14 +9,17 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use tickcast::adapter::{Adapter, AdapterFactory, CallError, Command, Io, Report, Task};
 use tickcast::config::Settings;
 use tickcast::config::settings::{KeyStoreSetting, Secret};
+use tickcast::session::BeforeCommand;
 use tickcast::shards::key::FaultCode;
+use tickcast::wire::command::Command as ClientCommand;
 use tickcast::zmtp::parser;
 
-const PEPPER: &str = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
+/// OpenAlgo's pepper in the tests' key stores.
+pub const PEPPER: &str = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
 const SCHEMA: &str = "
 CREATE TABLE api_keys (id INTEGER PRIMARY KEY, user_id VARCHAR NOT NULL UNIQUE, api_key_hash TEXT NOT NULL);
 CREATE TABLE auth (id INTEGER PRIMARY KEY, name VARCHAR(255) NOT NULL UNIQUE, auth TEXT, feed_token TEXT, broker VARCHAR(20) NOT NULL,
@@ -76,9 +79,14 @@ impl Keys {
         self.db.execute(sql, []).expect("valid SQL");
     }
 
+    /// The database.
+    pub fn file(&self) -> String {
+        self.directory.join("openalgo.db").display().to_string()
+    }
+
     /// Makes a server use it.
     pub fn set(&self, settings: &mut Settings) {
-        settings.auth.store = KeyStoreSetting::OpenAlgo(self.directory.join("openalgo.db"));
+        settings.auth.store = KeyStoreSetting::OpenAlgo(self.file().into());
         settings.auth.pepper = Some(Secret(PEPPER.into()));
     }
 }
@@ -297,4 +305,38 @@ pub fn error_frame(frame: &Value) -> (&str, &str) {
     }
     assert!(message.len() > 5, "says nothing: {frame}");
     (code, message)
+}
+
+/// A hook that stops the worker of whoever asks for `get_broker_info`, and what lets it go on.
+pub fn stops() -> (BeforeCommand, Stopped) {
+    let (release, gate) = mpsc::sync_channel::<()>(1);
+    let (entered_tx, entered) = mpsc::sync_channel::<()>(1);
+    let (gate, entered_tx) = (Mutex::new(gate), Mutex::new(entered_tx));
+    let hook = move |command: &ClientCommand| {
+        if matches!(command, ClientCommand::BrokerInfo) {
+            entered_tx.lock().expect("one test").send(()).expect("the test listens");
+            // A test that fails lets go by ending.
+            let _ = gate.lock().expect("one test").recv();
+        }
+    };
+    (Arc::new(hook), Stopped { entered, release })
+}
+
+/// The test's end of [`stops`].
+pub struct Stopped {
+    entered: mpsc::Receiver<()>,
+    release: mpsc::SyncSender<()>,
+}
+
+impl Stopped {
+    /// Stops the worker of this client; it stands still when this returns.
+    pub fn stop(&mut self, client: &mut Client) {
+        client.send(json!({"action": "get_broker_info"}));
+        self.entered.recv_timeout(super::PATIENCE).expect("the worker is busy with it");
+    }
+
+    /// Lets it go on.
+    pub fn let_go(&mut self) {
+        self.release.send(()).expect("the worker waits");
+    }
 }

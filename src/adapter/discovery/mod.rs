@@ -56,6 +56,15 @@ impl Place {
         }
     }
 
+    /// Asks it something that changes nothing; a file that is not there yet is made.
+    ///
+    /// # Errors
+    /// It cannot be used.
+    pub fn reach(&self) -> Result<(), RegistryError> {
+        let nobody = Entry { endpoint: Endpoint::Ipc("/".into()), whose: Whose::default() };
+        self.registry().is_anothers(&nobody).map(drop)
+    }
+
     fn registry(&self) -> Box<dyn Registry> {
         match self {
             Place::File(path) => Box::new(file::FileRegistry::new(path.clone())),

@@ -1,10 +1,9 @@
 //! What the bus endpoints count. Labels are indices of the settings and enums, never addresses.
 
+use crate::model::LogGate;
 use crate::zmtp::link::FAULT_LABELS;
 use crate::zmtp::parser::Violation;
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 /// `cause` of a message without exactly two parts.
 pub const CAUSE_PARTS: &str = "parts";
@@ -16,9 +15,6 @@ pub const CAUSE_SOURCES_FULL: &str = "sources_full";
 pub const CAUSE_OVERFLOW: &str = "source_overflow";
 /// The causes that arise here beside those of `zmtp`.
 pub const CAUSES: [&str; 4] = [CAUSE_PARTS, CAUSE_PEERS_MAX, CAUSE_SOURCES_FULL, CAUSE_OVERFLOW];
-
-/// The least time between two log lines for one cause.
-const LOG_PERIOD: Duration = Duration::from_secs(60);
 
 /// How an attempt to connect or accept ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +113,7 @@ impl EndpointMetrics {
         EndpointMetrics {
             causes: zmtp
                 .chain(CAUSES)
-                .map(|cause| (cause, counter!("tickcast_bus_rejected_total", "cause" => cause), LogGate::new()))
+                .map(|cause| (cause, counter!("tickcast_bus_rejected_total", "cause" => cause), LogGate::default()))
                 .collect(),
             merged: counter!("tickcast_ticks_merged_total", "where" => "source"),
             endpoints: (0..endpoints)
@@ -133,32 +129,11 @@ impl EndpointMetrics {
         &self.endpoints[index.map_or(last, |index| index.min(last))]
     }
 
-    /// Counts `count` refusals and says whether one may be logged now.
-    pub fn reject(&self, cause: &'static str, count: u64) -> bool {
-        let Some((_, counter, gate)) = self.causes.iter().find(|(known, ..)| *known == cause) else { return false };
+    /// Counts `count` refusals; `Some` when one may be logged now: how many log lines were held back since the last.
+    pub fn reject(&self, cause: &'static str, count: u64) -> Option<u64> {
+        let (_, counter, gate) = self.causes.iter().find(|(known, ..)| *known == cause)?;
         counter.increment(count);
         gate.open()
-    }
-}
-
-/// Lets one through per minute.
-#[derive(Debug)]
-struct LogGate {
-    started: Instant,
-    /// Milliseconds since `started` at which the gate opens.
-    opens: AtomicU64,
-}
-
-impl LogGate {
-    fn new() -> Self {
-        LogGate { started: Instant::now(), opens: AtomicU64::new(0) }
-    }
-
-    fn open(&self) -> bool {
-        let now = self.started.elapsed().as_millis() as u64;
-        let opens = self.opens.load(Ordering::Relaxed);
-        let next = now + LOG_PERIOD.as_millis() as u64;
-        now >= opens && self.opens.compare_exchange(opens, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
 
@@ -173,8 +148,7 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), metrics.causes.len());
-        assert!(metrics.reject(CAUSE_PARTS, 1));
-        assert!(!metrics.reject(CAUSE_PARTS, 1));
-        assert!(metrics.reject(CAUSE_PEERS_MAX, 1));
+        assert_eq!([1, 2].map(|count| metrics.reject(CAUSE_PARTS, count)), [Some(0), None]);
+        assert_eq!(metrics.reject(CAUSE_PEERS_MAX, 1), Some(0));
     }
 }

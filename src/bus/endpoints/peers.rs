@@ -8,14 +8,13 @@ use super::source::Source;
 use super::status::EndpointStatus;
 use super::{At, failed};
 use crate::policy::backoff::Backoff;
-use crate::zmtp::Endpoint;
+use crate::zmtp::connect;
 use crate::zmtp::link::{self, LinkEnd};
 use crate::zmtp::listener::{ACCEPT_PAUSE, Listener, Stream, tune};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpSocket, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -75,7 +74,10 @@ pub(super) async fn connect_loop(at: At) {
     // Kept across reconnects: what is older stays ahead of what is newer.
     let mut source: Option<Source> = None;
     loop {
-        match timeout(config.link.handshake, open(&at)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        match timeout(config.link.handshake, connect::open(at.endpoint(), config.receive_buffer_bytes))
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        {
             Ok(stream) => {
                 let started = Instant::now();
                 let end = serve(&at, stream, &mut source).await;
@@ -103,30 +105,6 @@ pub(super) async fn connect_loop(at: At) {
                     () = async { source.drained().await; std::future::pending().await } => {}
                 }
             }
-        }
-    }
-}
-
-async fn open(at: &At) -> io::Result<Stream> {
-    match at.endpoint() {
-        Endpoint::Ipc(path) => UnixStream::connect(path).await.map(Stream::Ipc),
-        Endpoint::Tcp { host, port } => {
-            let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
-            for address in tokio::net::lookup_host((host.as_str(), *port)).await? {
-                let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-                // Before connecting, for the window scale; best effort.
-                let bytes = u32::try_from(at.shared.config.receive_buffer_bytes).unwrap_or(u32::MAX);
-                let _ = socket.set_recv_buffer_size(bytes);
-                match socket.connect(address).await {
-                    // With nobody listening, the kernel may pick the very port we ask for and connect us to ourselves.
-                    Ok(stream) if stream.local_addr()? == stream.peer_addr()? => {
-                        failed = io::ErrorKind::ConnectionRefused.into();
-                    }
-                    Ok(stream) => return Ok(Stream::Tcp(stream)),
-                    Err(error) => failed = error,
-                }
-            }
-            Err(failed)
         }
     }
 }

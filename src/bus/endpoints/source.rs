@@ -71,8 +71,10 @@ impl Source {
         if dropped > 0 {
             self.queue.note_loss();
         }
-        if dropped > 0 && self.metrics.reject(CAUSE_OVERFLOW, dropped) {
-            tracing::warn!(endpoint = %self.status.spec().endpoint, dropped, "ingest is behind; market data of a source is dropped");
+        if dropped > 0
+            && let Some(held_back) = self.metrics.reject(CAUSE_OVERFLOW, dropped)
+        {
+            tracing::warn!(endpoint = %self.status.spec().endpoint, dropped, held_back, "ingest is behind; market data of a source is dropped");
         }
         if flood { ControlFlow::Break(LinkEnd::LosslessFlood) } else { ControlFlow::Continue(()) }
     }
@@ -95,8 +97,8 @@ impl Sink for Source {
     fn message(&mut self, parts: Parts) -> ControlFlow<LinkEnd> {
         self.status.heard();
         let Ok([topic, body]) = parts.into_inner() else {
-            if self.metrics.reject(CAUSE_PARTS, 1) {
-                tracing::warn!(endpoint = %self.status.spec().endpoint, "a bus message without topic and payload");
+            if let Some(held_back) = self.metrics.reject(CAUSE_PARTS, 1) {
+                tracing::warn!(endpoint = %self.status.spec().endpoint, held_back, "a bus message without topic and payload");
             }
             return ControlFlow::Continue(());
         };

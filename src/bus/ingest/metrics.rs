@@ -1,15 +1,15 @@
 //! Metrics of the bus side. What is counted per tick is gathered in plain integers and told to the recorder once a pass.
 
-use super::{LogGate, age};
+use super::age;
 use crate::bus::frames::{Cause, Kind};
 use crate::engine::metrics as engine;
 use crate::model::instrument::VENUES;
-use crate::model::{Format, Micros, Mode};
+use crate::model::{Format, LogGate, Micros, Mode};
 use crate::shards::Ingested;
 use metrics::{
     Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Edges of `tickcast_tick_age_seconds`, seconds.
 pub const TICK_AGE_BUCKETS: (&str, &[f64]) =
@@ -119,9 +119,10 @@ impl IngestMetrics {
     pub(super) fn reject(&mut self, cause: Cause) {
         let (counter, gate) = &mut self.rejected[cause.index()];
         counter.increment(1);
-        if gate.open(Instant::now()) {
+        if let Some(held_back) = gate.open() {
             tracing::info!(
                 cause = cause.label(),
+                held_back,
                 "bus data refused (further ones of this cause are only counted for a minute)"
             );
         }

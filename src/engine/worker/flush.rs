@@ -112,7 +112,10 @@ impl Worker {
             *t_send = (*t_send).max(Micros::now());
         }
         let rules = (self.config.lossless, *t_send);
-        match write_all(connection, slot, batches, newest, scratch, sent, rules) {
+        let before = sent.of(connection.format);
+        let written = write_all(connection, slot, batches, newest, scratch, sent, rules);
+        connection.tally(before, sent);
+        match written {
             Ok(Verdict::Keep) => {}
             Ok(Verdict::Full | Verdict::Stalled) => return self.evict(inner, slot, Eviction::Overflow),
             Err(error) => {
@@ -138,7 +141,10 @@ impl Worker {
             let Some(connection) = slot.connection.as_mut().filter(|_| slot.generation == id.generation) else {
                 return;
             };
-            match ready.and_then(|()| catch_up(connection, newest, scratch, sent, *t_send)) {
+            let before = sent.of(connection.format);
+            let caught_up = ready.and_then(|()| catch_up(connection, newest, scratch, sent, *t_send));
+            connection.tally(before, sent);
+            match caught_up {
                 Ok(true) => {
                     connection.resuming = false;
                     if let Some(since) = connection.outbox.catch_up() {
@@ -251,7 +257,7 @@ fn mark(
         newest.hold(frame.key, frame.seq, bytes);
     } else {
         newest.renew(frame.key, frame.seq, bytes);
-        sent.merged += 1;
+        connection.merged_one(sent);
     }
     // Only now: what is held is newer, and its bytes must stay.
     connection.join_mark(slot, (frame.key, frame.seq), bytes, newest, sent);

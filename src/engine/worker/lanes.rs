@@ -288,7 +288,7 @@ impl Inner {
                 if connection.outbox.is_behind() {
                     if !connection.outbox.mark(key) {
                         newest.release(key);
-                        sent.merged += 1;
+                        connection.merged_one(sent);
                     }
                     continue;
                 }

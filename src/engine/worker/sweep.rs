@@ -8,14 +8,12 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// A session whose oldest unsent tick is older than this is lagging.
-const LAGGING_AFTER: Duration = Duration::from_secs(1);
-
 impl Worker {
     /// Housekeeping, called a few times a second: stalled lossless lanes, the total of all outboxes, gauges.
     pub fn sweep(self: &Rc<Self>, now: Instant, late_by: Duration) {
         self.metrics.loop_lag.record(late_by.as_secs_f64());
         self.stats.load.swept(late_by);
+        self.late_by.set(late_by);
         let mut inner = self.inner.borrow_mut();
         self.tell_counters(&mut inner.sent);
         // What sessions given up still hold is on its way out: counting it would cost others their place.
@@ -25,8 +23,7 @@ impl Worker {
             let Some(connection) = held.connection.as_ref().filter(|c| c.outbox.is_behind()) else { continue };
             let waiting = connection.outbox.bytes();
             bytes += waiting;
-            let since = connection.outbox.behind_since().expect("behind");
-            lagging += usize::from(connection.outbox.has_ticks() && now.duration_since(since) > LAGGING_AFTER);
+            lagging += usize::from(connection.is_lagging(now));
             if connection.doomed {
                 continue;
             }

@@ -5,7 +5,7 @@ use super::{Outcome, member, present_member, refuse};
 use crate::engine::batch::FrameKey;
 use crate::engine::worker::Activate;
 use crate::limits::ACK_BYTES_MAX;
-use crate::model::{Format, InstrumentRef, Mode, StreamId};
+use crate::model::{Format, InstrumentRef, Mode, StreamId, limited};
 use crate::policy::conflation::Terms;
 use crate::policy::overload::takes_subscriptions;
 use crate::registry::{self, Decision, Fault, FaultCode, Member, Want};
@@ -87,7 +87,7 @@ pub(super) async fn subscribe(sessions: &Rc<Sessions>, session: &Rc<Session>, re
     drop(state);
     let (ack, outcome) = acknowledge(sessions, session, &member, &request, &standings, &outcomes);
     if ack.len() > ACK_BYTES_MAX {
-        tracing::warn!(bytes = ack.len(), "an acknowledgement is larger than OpenAlgo's own client accepts");
+        limited!(warn, 1, bytes = ack.len(), "an acknowledgement is larger than OpenAlgo's own client accepts");
     }
     // Asked before values are read: once the simulated market is over, none of its values is left to be taken for a real one.
     let label = sessions.label(member.broker);

@@ -2,6 +2,7 @@
 
 use super::call::{CallId, CallIds, Op};
 use super::fault::{Fault, FaultCode};
+use super::standing::Standing;
 use crate::model::SessionId;
 use smallvec::SmallVec;
 use std::time::{Duration, Instant};
@@ -185,6 +186,17 @@ impl<W> Key<W> {
     /// Whether the broker may have it, or is being asked.
     pub fn may_be_at_broker(&self) -> bool {
         self.actual != Actual::Absent
+    }
+
+    /// Where it stands with the broker.
+    pub fn standing(&self) -> Standing {
+        match self.actual {
+            Actual::Absent => Standing::Absent,
+            Actual::Subscribing { .. } => Standing::Subscribing,
+            Actual::Live { .. } => Standing::Live,
+            Actual::Unsubscribing { .. } => Standing::Unsubscribing,
+            Actual::Unknown => Standing::Unknown,
+        }
     }
 
     /// Whether nobody wants it and nothing is under way, so that it can be forgotten.

@@ -3,6 +3,7 @@
 use super::call::{CallId, Op};
 use super::fault::Fault;
 use super::machine::{Context, Effects, Join, Key, Leave};
+use super::standing::Standing;
 use crate::model::{Instrument, InstrumentRef, Mode, SessionId, StreamId, UserId};
 use hashbrown::{Equivalent, HashMap};
 use std::fmt;
@@ -102,6 +103,10 @@ pub struct KeyView<'a> {
     pub live: bool,
     /// Whether the broker may have it, or is being asked.
     pub may_be_at_broker: bool,
+    /// Where it stands with the broker.
+    pub standing: Standing,
+    /// Price levels, as far as known.
+    pub depth: u32,
 }
 
 #[derive(Debug)]
@@ -282,6 +287,8 @@ impl<W> KeyTable<W> {
                 sessions: e.key.sessions(),
                 live: e.key.is_live(),
                 may_be_at_broker: e.key.may_be_at_broker(),
+                standing: e.key.standing(),
+                depth: e.key.known_depth(),
             })
         })
     }

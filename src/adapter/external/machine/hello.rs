@@ -5,6 +5,7 @@ use super::{
 };
 use crate::adapter::external::wire::{self, Hello};
 use crate::limits;
+use crate::model::limited;
 use crate::zmtp::Endpoint;
 use crate::zmtp::router::PeerId;
 use sha2::{Digest, Sha256};
@@ -17,7 +18,7 @@ impl Machine {
         let publishes = match self.admit(&hello, &owner) {
             Ok(publishes) => publishes,
             Err((cause, reason)) => {
-                tracing::warn!(broker = %owner.broker, user = owner.user.as_deref(), reason, "an adapter's hello is refused");
+                limited!(warn, 10, broker = %owner.broker, user = owner.user.as_deref(), reason, "an adapter's hello is refused");
                 self.out.push(Effect::Reject(cause));
                 return self.out.push(Effect::Send(peer, wire::disconnect(None, &reason)));
             }

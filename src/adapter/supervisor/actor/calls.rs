@@ -5,6 +5,7 @@ use crate::adapter::metrics::{CallOp, CallOutcome};
 use crate::adapter::supervisor::machine::Input;
 use crate::adapter::supervisor::{LATE_CALLS_MAX, broker_fault};
 use crate::adapter::{CallError, Command};
+use crate::model::limited;
 use crate::policy::refusal::is_auth_error;
 use crate::shards::key::{Call, CallId, Fault, FaultCode, KeyName, Op};
 use std::sync::atomic::Ordering;
@@ -74,7 +75,7 @@ impl Actor {
     ) -> Option<Input> {
         let Some(mut p) = self.pending.remove(&call) else {
             if let (Some((op, name)), Ok(depth)) = (self.late.remove(&call), outcome) {
-                tracing::info!(user = self.user.0, key = ?name, op = op.label(), "late answer from the broker");
+                limited!(info, 10, user = self.user.0, key = ?name, op = op.label(), "late answer from the broker");
                 self.at_broker.done(&self.handle.signs, op, &name);
                 self.owner.late_success(self.user, &name, call, op, depth);
             }
