@@ -5,7 +5,7 @@ mod world;
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 use tickcast::adapter::scripted::Play;
-use tickcast::adapter::supervisor::Config as SupervisorConfig;
+use tickcast::adapter::supervisor::{Config as SupervisorConfig, State};
 use tickcast::adapter::{CallError, Command, Report};
 use tickcast::model::{Mode, ScopeId};
 use tickcast::registry::{Config, Decision, FaultCode, Member, Outcome, ScopedSource, Want};
@@ -81,7 +81,8 @@ async fn an_adapter_that_dies_after_each_login_is_replaced_with_back_off() {
     let _asked = w.ask(&m, 1, "SBIN", Mode::Ltp, 5);
     sleep(Duration::from_secs(600)).await;
     w.attach(1, "asha").await;
-    assert!((5..20).contains(&w.script.made()), "{} logins in ten minutes", w.script.made());
+    // About one in two seconds for two minutes, then ever fewer.
+    assert!((60..90).contains(&w.script.made()), "{} logins in ten minutes", w.script.made());
     assert_eq!(w.script.alive_max(), 1);
 }
 
@@ -135,6 +136,73 @@ async fn new_credentials_rebuild_the_adapter_and_replay_while_clients_stay() {
     w.attach(1, "asha").await;
     w.settle().await;
     assert_eq!(w.script.at_broker(), ["NSE:SBIN/LTP"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_credentials_are_read_even_when_nobody_can_say_at_which_broker() {
+    let w = world();
+    let m = w.attach(1, "asha").await;
+    w.subscribe(&m, 1, "SBIN").await.expect("accepted");
+    w.registry.refresh("asha");
+    w.registry.refresh("nobody");
+    w.script.until(|s| s.log().len() == 2).await;
+    w.settle().await;
+    assert_eq!((w.script.made(), w.script.alive_max()), (2, 1));
+    assert_eq!(w.script.at_broker(), ["NSE:SBIN/LTP"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_tells_of_refused_credentials_makes_the_adapter_anew_once_and_is_made_again() {
+    let w = world();
+    let m = w.attach(1, "asha").await;
+    w.ask(&m, 1, "SBIN", Mode::Depth, 20).one().await.expect("accepted");
+    w.script.calls([Play::Fail("HTTP 403: Token expired".into())]);
+    assert_eq!(w.subscribe(&m, 1, "TCS").await, Ok(5), "the waiter hears of the second call");
+    w.settle().await;
+    assert_eq!((w.script.made(), w.script.alive_max()), (2, 1));
+    assert_eq!(w.script.at_broker(), ["NSE:SBIN/Depth", "NSE:TCS/LTP"]);
+    // A broker that says so whatever the credentials does not make us log in again and again.
+    w.script.calls([Play::Refuse("Access denied".into())]);
+    let denied = w.subscribe(&m, 1, "INFY").await.expect_err("refused");
+    assert_eq!(denied, (FaultCode::Refused, "Access denied".to_owned()));
+    assert_eq!(w.script.made(), 2);
+    sleep(Duration::from_secs(60)).await;
+    w.script.calls([Play::Refuse("Access denied".into())]);
+    assert_eq!(w.subscribe(&m, 1, "INFY").await, Ok(5));
+    assert_eq!(w.script.made(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_lost_for_its_credentials_is_made_anew_and_replayed() {
+    let w = world();
+    let m = w.attach(1, "asha").await;
+    w.subscribe(&m, 1, "SBIN").await.expect("accepted");
+    w.script.connects([Play::Accept, Play::Hold]);
+    w.script.report(Report::Down { reason: "the broker says: session expired".into() }).await;
+    w.script.until(|s| s.made() == 2).await;
+    w.settle().await;
+    let stands = |w: &world::World| w.registry.adapters().remove(0).2;
+    assert_eq!(stands(&w), State::Reauthenticating { takes_calls: false });
+    assert_eq!(w.registry.adapter_status(m.user), "connecting");
+    w.script.connected().await;
+    w.script.until(|s| s.at_broker() == ["NSE:SBIN/LTP"]).await;
+    w.settle().await;
+    assert_eq!(stands(&w), State::Live);
+    // One that reads its credentials by itself is left alone.
+    w.script.report(Report::Reauthenticating { reason: "403".into() }).await;
+    w.settle().await;
+    assert_eq!(stands(&w), State::Reauthenticating { takes_calls: true });
+    assert_eq!(w.registry.adapter_status(m.user), "disconnected");
+    w.script.report(Report::Restored).await;
+    w.settle().await;
+    assert_eq!((stands(&w), w.script.made()), (State::Live, 2));
+    // What is wanted and not carried is said, too.
+    w.script.calls([Play::Refuse("not now".into())]);
+    w.script.report(Report::Restored).await;
+    w.settle().await;
+    assert_eq!(stands(&w), State::Degraded);
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(stands(&w), State::Live);
 }
 
 #[tokio::test(start_paused = true)]
@@ -195,7 +263,8 @@ async fn subscribing_while_a_kept_adapter_is_cleared_waits_for_it_and_is_not_swe
 #[tokio::test(start_paused = true)]
 async fn hard_broker_errors_reach_the_client_with_their_reason_and_attaching_again_retries() {
     let w = world();
-    w.script.connects([Play::Refuse("bad totp".into()), Play::Fail("connection reset".into())]);
+    let reset = || Play::Fail("connection reset".into());
+    w.script.connects([Play::Refuse("bad totp".into()), reset(), reset()]);
     let init = w.registry.attach(session(1), "asha", Some("fake")).await.expect_err("refused");
     assert_eq!(init.fault.code.code(), "BROKER_INIT_ERROR");
     assert!(init.fault.message.contains("bad totp") && init.fault.message.contains("(ref "), "{}", init.fault.message);
@@ -205,6 +274,7 @@ async fn hard_broker_errors_reach_the_client_with_their_reason_and_attaching_aga
     assert_eq!(w.script.made(), 1, "nobody relies on it: the next attach is the retry");
     let connection = w.registry.attach(session(1), "asha", Some("fake")).await.expect_err("refused");
     assert_eq!(connection.fault.code.code(), "BROKER_CONNECTION_ERROR");
+    assert_eq!(w.script.made(), 3, "a connection that fails is tried once more");
     let m = w.attach(1, "asha").await;
     assert_eq!(w.subscribe(&m, 1, "SBIN").await, Ok(5));
     w.registry.leave_all(&m, session(1), [(nse("SBIN"), Mode::Ltp)]);
@@ -349,8 +419,8 @@ async fn the_gauges_and_counters_say_what_is_there() {
         "tickcast_subscriptions_by_references{refs=\"2-4\"} 1",
         "tickcast_subscriptions_shared_ratio 0.5",
         "tickcast_users_connected 2",
-        "tickcast_adapters{broker=\"fake\",state=\"ready\"} 1",
-        "tickcast_adapters{broker=\"elsewhere\",state=\"ready\"} 1",
+        "tickcast_adapters{broker=\"fake\",state=\"live\"} 1",
+        "tickcast_adapters{broker=\"elsewhere\",state=\"live\"} 1",
         "tickcast_adapter_connections{broker=\"fake\"} 1",
         "tickcast_broker_calls_total{broker=\"fake\",op=\"subscribe\",outcome=\"success\"} 2",
         "tickcast_broker_calls_total{broker=\"fake\",op=\"subscribe\",outcome=\"refused\"} 1",

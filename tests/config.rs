@@ -433,6 +433,30 @@ fn the_settings_document_is_current() {
 }
 
 #[test]
+fn a_native_feed_takes_its_tokens_from_openalgos_database_when_that_is_the_key_store() {
+    let directory = Directory::new("logins");
+    let section = |kind: &str| {
+        let text = format!(
+            "[brokers.b]\nkind = \"{kind}\"\nusers = [\"asha\"]\nsymbols = [\"i\"]\ncredentials = \"openalgo\""
+        );
+        toml_sources(&directory, &text)
+    };
+    one_mistake(&section("zerodha"), &["t.toml:5", "auth.store"]);
+    let (pepper, salt) = ("ab".repeat(32), "cd".repeat(32));
+    let variables = [("DATABASE_URL", "sqlite:////o.db"), ("API_KEY_PEPPER", &*pepper), ("FERNET_SALT", &*salt)];
+    let sources =
+        |kind: &str, more: &[(&str, &str)]| Sources { env: env(&[&variables[..], more].concat()).env, ..section(kind) };
+    good(&sources("zerodha", &[]));
+    one_mistake(&sources("shoonya", &[]), &["t.toml:5", "BROKER_API_KEY"]);
+    let loaded = good(&sources("shoonya", &[("BROKER_API_KEY", "FN123:::uvwxyz")]));
+    let shown = format!("{loaded} {:?}", loaded.settings);
+    assert!(shown.contains("openalgo"), "{shown}");
+    for secret in ["abab", "cdcd", "FN123", "uvwxyz"] {
+        assert!(!shown.contains(secret), "{secret} in {shown}");
+    }
+}
+
+#[test]
 fn a_native_broker_says_what_it_lacks_and_never_shows_a_secret() {
     let directory = Directory::new("native");
     let section = |lines: &str| toml_sources(&directory, &format!("[brokers.zerodha]\nkind = \"zerodha\"\n{lines}"));

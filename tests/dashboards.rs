@@ -183,7 +183,7 @@ fn what_is_not_there_is_told() {
         ("tickcast_lock_wait_seconds > 1", "no metric tickcast_lock_wait_seconds"),
         ("instance:tickcast_gone:sum", "no metric instance:tickcast_gone:sum"),
         ("tickcast_outbox_bytes{lock=\"user\"}", "tickcast_outbox_bytes has no label lock"),
-        ("tickcast_adapters{state=~\"ready|dead\"}", "tickcast_adapters: state is never dead"),
+        ("tickcast_adapters{state=~\"live|dead\"}", "tickcast_adapters: state is never dead"),
         ("tickcast_lock_wait_seconds_bucket{le=\"0.2\"}", "tickcast_lock_wait_seconds_bucket: le is never 0.2"),
         ("sum by (formt) (tickcast_clients_connected)", "nothing has label formt"),
     ] {

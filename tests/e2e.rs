@@ -27,6 +27,8 @@ mod deploy;
 mod discovery;
 #[path = "e2e/kite.rs"]
 mod kite;
+#[path = "e2e/logins.rs"]
+mod logins;
 #[path = "e2e/msgpack.rs"]
 mod msgpack;
 #[path = "e2e/noren.rs"]

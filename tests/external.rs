@@ -105,7 +105,7 @@ fn a_killed_process_is_replayed_when_it_returns_and_the_client_does_nothing() {
     assert_eq!(entries(&ack)[0].0, "success", "{ack}");
     process.await_held(&["INFY/1", "INFY/2", "TCS/1"]);
     resume(&mut client, &mut bound.accept(), "INFY", 2.0);
-    server.await_metric("tickcast_adapters", &["angel", "\"ready\""], 1.0);
+    server.await_metric("tickcast_adapters", &["angel", "\"live\""], 1.0);
     assert_eq!(server.metric("tickcast_subscriptions_active", &[]), 3.0);
     assert!(server.metric("tickcast_subscription_events_total", &["\"replayed\""]) >= 2.0);
 }
@@ -142,7 +142,7 @@ fn a_broker_connection_that_comes_back_is_replayed_on_the_same_session() {
     process.await_held(&[]);
     process.status(true);
     process.await_held(&["INFY/3"]);
-    server.await_metric("tickcast_adapters", &["angel", "\"ready\""], 1.0);
+    server.await_metric("tickcast_adapters", &["angel", "\"live\""], 1.0);
 }
 
 #[test]

@@ -180,7 +180,7 @@ fn feeds_shows_who_receives_what_from_where() {
         ("broker", json!("sim")),
         ("kind", json!("sim")),
         ("state", json!("live")),
-        ("adapter", json!("ready")),
+        ("adapter", json!("live")),
         ("subscriptions", json!(1)),
         ("connections", json!(1)),
         ("capacity_left", json!(null)),

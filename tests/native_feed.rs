@@ -1,10 +1,12 @@
 //! A native feed in the whole server, against a stand-in broker: ticks, modes, quotas, orders, two users. Its connection and
-//! credentials: `native_feed/connections.rs`.
+//! credentials: `native_feed/connections.rs`, `native_feed/openalgo.rs`.
 
 #[path = "native_feed/connections.rs"]
 mod connections;
 #[path = "kite/mod.rs"]
 mod kite_vectors;
+#[path = "native_feed/openalgo.rs"]
+mod openalgo;
 mod standin;
 mod support;
 
@@ -89,6 +91,12 @@ impl World {
             settings.adapters.linger = std::time::Duration::from_millis(100);
         });
         World { kite, server, folder }
+    }
+
+    /// The one feed, as `/feeds` shows it.
+    fn feed(&self) -> Value {
+        let feeds: Value = serde_json::from_str(&self.server.admin_get("/feeds").1).expect("JSON");
+        feeds["feeds"][0].clone()
     }
 
     /// Waits until the broker holds exactly this.
@@ -181,34 +189,75 @@ fn packed_subscribe(client: &mut Client, symbols: &[&str]) -> BTreeMap<u64, Stri
     let symbols: Vec<_> = symbols.iter().map(|s| json!({"symbol": s, "exchange": "NSE"})).collect();
     client.send(json!({"action": "authenticate", "api_key": "demo-key"}));
     client.send(json!({"action": "subscribe", "symbols": symbols, "mode": 3}));
+    let entry = |e: &Value| (e["id"].as_u64().expect("an id"), e["symbol"].as_str().expect("a symbol").to_owned());
+    packed_entries(client).iter().map(entry).collect()
+}
+
+/// The entries of the next acknowledgement.
+fn packed_entries(client: &mut Client) -> Vec<Value> {
     loop {
         let support::Got::Binary(bytes) = client.next() else { continue };
         let frame: Value = rmp_serde::from_slice(&bytes).expect("MessagePack");
         if let Some(entries) = frame[1]["subscriptions"].as_array() {
-            let entry =
-                |e: &Value| (e["id"].as_u64().expect("an id"), e["symbol"].as_str().expect("a symbol").to_owned());
-            return entries.iter().map(entry).collect();
+            return entries.clone();
         }
     }
 }
 
 /// Id, price and open interest of the next tick.
 fn packed_tick(client: &mut Client) -> (u64, i64, u64) {
+    let tick = packed_fields(client);
+    let field = |at: usize| tick[at].as_i64().expect("a number");
+    (field(0) as u64, field(5), field(15) as u64)
+}
+
+/// Id and price of the next tick.
+fn packed_ltp(client: &mut Client) -> (u64, i64) {
+    let tick = packed_fields(client);
+    (tick[0].as_u64().expect("an id"), tick[5].as_i64().expect("a price"))
+}
+
+/// The next tick, which is alone in its frame.
+fn packed_fields(client: &mut Client) -> Value {
     loop {
         match client.next() {
             support::Got::Binary(bytes) => {
                 let frame: Value = rmp_serde::from_slice(&bytes).expect("MessagePack");
                 if frame[0] == 1 {
-                    let tick = &frame[2][0];
                     assert_eq!(frame[2].as_array().map(Vec::len), Some(1));
-                    let field = |at: usize| tick[at].as_i64().expect("a number");
-                    return (field(0) as u64, field(5), field(15) as u64);
+                    return frame[2][0].clone();
                 }
             }
             support::Got::Ping(payload) => client.frame(0x8a, &payload),
             other => panic!("wanted a tick, got {other:?}"),
         }
     }
+}
+
+#[test]
+fn a_tick_size_in_the_brokers_file_gives_messagepack_clients_the_digits_that_prices_have() {
+    // Segment 3 (currency): prices come in ten-millionths, and CDS has four digits unless the file says more.
+    const USDINR: u32 = (1234 << 8) + 3;
+    let world = World::with("digits", &[(INFY, "INFY".to_owned())], |broker| {
+        let row = format!("{USDINR},1234,USDINR24MARFUT,USDINR,0,2024-03-26,0,0.00025,1,FUT,CDS-FUT,CDS\n");
+        let file = &broker.symbols[0];
+        let listed = std::fs::read_to_string(file).expect("written") + &row;
+        std::fs::write(file, listed).expect("written");
+    });
+    let (mut packed, _) = Client::connect_to(world.server.ws, "/", "Sec-WebSocket-Protocol: tickcast.v1.msgpack\r\n");
+    packed.send(json!({"action": "authenticate", "api_key": "demo-key"}));
+    let symbols = json!([{"symbol": "USDINR26MAR24FUT", "exchange": "CDS"}, {"symbol": "INFY", "exchange": "NSE"}]);
+    packed.send(json!({"action": "subscribe", "symbols": symbols, "mode": 1}));
+    let entries = packed_entries(&mut packed);
+    assert_eq!((&entries[0]["scale"], &entries[1]["scale"]), (&json!(5), &json!(2)), "{entries:?}");
+    world.await_held(&[(INFY, "ltp"), (USDINR, "ltp")]);
+    world.kite.price(USDINR, 833_612_500);
+    assert_eq!(packed_ltp(&mut packed), (entries[0]["id"].as_u64().expect("an id"), 8_336_125));
+    let mut json_client = world.server.client();
+    json_client.request(json!({"action": "subscribe", "symbols": symbols, "mode": 1, "snapshot": false}));
+    world.kite.price(USDINR, 833_610_000);
+    assert_eq!(ltp(&json_client.tick()), 83.361);
+    assert_eq!(world.server.metric("tickcast_price_rounded_total", &["CDS"]), 0.0);
 }
 
 #[test]
@@ -222,6 +271,9 @@ fn three_thousand_symbols_fill_three_connections_and_one_more_is_refused_by_name
     assert_eq!(seen.held.values().map(BTreeMap::len).collect::<Vec<_>>(), [1000, 1000, 1000]);
     world.server.await_metric("tickcast_native_capacity_left", &[], 0.0);
     world.server.await_metric("tickcast_native_connections", &[], 3.0);
+    world.server.await_metric("tickcast_adapter_connections", &["\"bus\""], 3.0);
+    let feed = world.feed();
+    assert_eq!((&feed["connections"], &feed["capacity_left"]), (&json!(3), &json!(0)), "{feed}");
     let last = json!([{"symbol": symbols[3000], "exchange": "NSE"}]);
     let ask = json!({"action": "subscribe", "symbols": last, "mode": 1});
     let entry = &client.request(ask.clone())["subscriptions"][0];

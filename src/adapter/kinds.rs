@@ -30,6 +30,8 @@ pub struct NativeKind {
     pub order_url: Option<&'static str>,
     /// What its credentials must hold.
     pub credentials: &'static [&'static str],
+    /// Whether OpenAlgo stores the API key with the token.
+    pub key_in_token: bool,
     /// Whose instrument files it reads.
     pub dialect: Dialect,
     /// Its numbers.
@@ -45,6 +47,7 @@ impl NativeKind {
             url: B::URL,
             order_url: B::ORDER_URL,
             credentials: B::CREDENTIALS,
+            key_in_token: B::KEY_IN_TOKEN,
             dialect: B::DIALECT,
             limits: limits::<B>,
             make: make::<B>,

@@ -147,20 +147,20 @@ impl AdapterMetrics {
         if success { &per.start_success } else { &per.start_failed }.record(took.as_secs_f64());
     }
 
-    /// Sets the gauges from a look at all adapters.
-    pub fn observe<'a>(&self, adapters: impl Iterator<Item = (&'a str, StateLabel)>) {
-        let mut counts: HashMap<&str, [u32; StateLabel::ALL.len()]> = HashMap::new();
-        for (broker, state) in adapters {
-            counts.entry(self.label(broker)).or_default()[state as usize] += 1;
+    /// Sets the gauges from a look at all adapters: broker, state, and connections where the adapter tells them.
+    pub fn observe<'a>(&self, adapters: impl Iterator<Item = (&'a str, StateLabel, Option<usize>)>) {
+        let mut counts: HashMap<&str, ([u32; StateLabel::ALL.len()], usize)> = HashMap::new();
+        for (broker, state, connections) in adapters {
+            let (states, connected) = counts.entry(self.label(broker)).or_default();
+            states[state as usize] += 1;
+            *connected += connections.unwrap_or(usize::from(state.is_connected()));
         }
         for (broker, per) in self.all() {
-            let counts = counts.get(broker).copied().unwrap_or_default();
-            for (gauge, n) in per.states.iter().zip(counts) {
+            let (states, connected) = counts.get(broker).copied().unwrap_or_default();
+            for (gauge, n) in per.states.iter().zip(states) {
                 gauge.set(f64::from(n));
             }
-            let connected: u32 =
-                StateLabel::ALL.into_iter().filter(|s| s.is_connected()).map(|s| counts[s as usize]).sum();
-            per.connections.set(f64::from(connected));
+            per.connections.set(connected as f64);
         }
     }
 
@@ -202,8 +202,14 @@ fn describe() {
     describe_counter!("tickcast_broker_calls_total", "Calls to adapters by operation and outcome");
     describe_histogram!("tickcast_broker_call_seconds", "Time from sending a call to its answer or deadline");
     describe_histogram!("tickcast_adapter_start_seconds", "Time an adapter took to connect, or to fail to");
-    describe_gauge!("tickcast_adapters", "Adapters by broker and state; at most one per user");
-    describe_gauge!("tickcast_adapter_connections", "Adapters that are connected to their broker");
+    describe_gauge!(
+        "tickcast_adapters",
+        "Adapters by broker and state, at most one per user: degraded carries only part of what is wanted, reauthenticating waits for credentials that the broker accepts, down has no connection to its broker"
+    );
+    describe_gauge!(
+        "tickcast_adapter_connections",
+        "Connections to the broker that are up, of all its adapters; an adapter that does not tell them apart counts once"
+    );
     describe_gauge!(
         "tickcast_feed_silence_seconds",
         "Longest time that expected ticks have been missing among the broker's feeds, connected or not; a heartbeat counts as one; 0 without any"
@@ -228,13 +234,15 @@ mod tests {
         for broker in ["dhan", "a name from nowhere"] {
             metrics.called(broker, CallOp::Subscribe, CallOutcome::Success, Duration::ZERO);
         }
-        metrics.observe([("dhan", StateLabel::Ready), ("nobody's", StateLabel::Ready)].into_iter());
+        metrics.observe([("dhan", StateLabel::Live, Some(3)), ("nobody's", StateLabel::Live, None)].into_iter());
         let page = page.render();
-        for label in ["dhan", "other"] {
+        for (label, connections) in [("dhan", 3), ("other", 1)] {
             let call =
                 format!("tickcast_broker_calls_total{{broker=\"{label}\",op=\"subscribe\",outcome=\"success\"}} 1\n");
             assert!(page.contains(&call), "{label}: {page}");
-            assert!(page.contains(&format!("tickcast_adapters{{broker=\"{label}\",state=\"ready\"}} 1\n")), "{page}");
+            assert!(page.contains(&format!("tickcast_adapters{{broker=\"{label}\",state=\"live\"}} 1\n")), "{page}");
+            let connections = format!("tickcast_adapter_connections{{broker=\"{label}\"}} {connections}\n");
+            assert!(page.contains(&connections), "{page}");
         }
         assert!(!page.contains("listed") && !page.contains("nowhere"), "{page}");
     }

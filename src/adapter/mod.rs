@@ -22,9 +22,11 @@ pub mod supervisor;
 pub mod symbols;
 pub mod zerodha;
 
+use self::symbols::Table;
 use crate::shards::key::{CallId, FaultCode, KeyName};
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// What an adapter is told. `Connect` comes first and once; nothing comes after `Disconnect`.
@@ -69,6 +71,11 @@ pub enum Report {
         /// The real reason; the client sees it.
         reason: String,
     },
+    /// As [`Report::ConnectFailed`], of the login: the broker refuses the credentials, whatever it says.
+    LoginRefused {
+        /// The real reason; the client sees it.
+        reason: String,
+    },
     /// The answer to one call; `Ok` carries the depth really given, if it differs or is known.
     Answer {
         /// Which call.
@@ -76,10 +83,23 @@ pub enum Report {
         /// What came of it.
         outcome: Result<Option<u32>, CallError>,
     },
-    /// The broker connection, or the process that holds it, is lost; the adapter waits for it. Calls may go on.
+    /// The broker connection, or the process that holds it, is lost; the adapter waits for it. Calls may go on. A reason that tells of
+    /// refused credentials (`policy::refusal`) has the adapter made anew.
     Down {
         /// Why, for the log.
         reason: String,
+    },
+    /// As [`Report::Down`], for the credentials: the adapter reads them anew by itself, and connects once they have changed.
+    Reauthenticating {
+        /// Why, for the log.
+        reason: String,
+    },
+    /// Of the connections to the broker that are needed, so many are up; told when it has changed, by adapters that have several.
+    Connections {
+        /// That carry ticks.
+        up: usize,
+        /// That are needed for what is subscribed.
+        needed: usize,
     },
     /// The broker has given a sign of life that is no tick; at most one a second is worth telling. Whoever tells one keeps telling them:
     /// a feed without any for long is stale, one that never told any is judged by its ticks.
@@ -137,4 +157,9 @@ pub trait AdapterFactory: Send + Sync {
     /// # Errors
     /// No kind serves this broker, or its settings do not allow it.
     fn make(&self, broker: &str, user: &str) -> Result<Box<dyn Adapter>, String>;
+
+    /// The instruments of this user's broker, if they are known and have been read. Must not wait.
+    fn table(&self, _broker: &str, _user: &str) -> Option<Arc<Table>> {
+        None
+    }
 }

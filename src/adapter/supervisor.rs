@@ -5,13 +5,16 @@
 //! nudge, never queued, so no wish can be lost and rapid changes cost one step.
 //! Promises: one adapter a user at any time, made by this task only; a dying adapter is gone before the next is made;
 //! every call is answered to the owner once, at the latest at its deadline; nothing of an old generation is believed.
+//! `machine` decides when an adapter is made, let go, tried again; `actor` has the task, the queues and the calls.
 //! Knows nothing of sessions, keys' references or shards. Tests: `tests/adapter_lifecycle.rs`, `tests/registry_*.rs`.
 
 mod actor;
+mod machine;
 mod signs;
 
 pub use signs::Signs;
 
+use super::symbols::Table;
 use super::{AdapterFactory, metrics::AdapterMetrics};
 use crate::limits::{self, REFERENCES_LOGGED};
 use crate::model::{ScopeId, UserId, limited};
@@ -66,8 +69,15 @@ pub enum State {
     /// Logging in.
     Connecting,
     /// Takes calls.
-    Ready,
-    /// Takes calls, but is not connected to its broker now.
+    Live,
+    /// Takes calls, but part of what is wanted is not carried: a connection is down, or the broker refused to begin it anew.
+    Degraded,
+    /// The broker has refused the credentials: they are read anew. Whether it takes calls meanwhile.
+    Reauthenticating {
+        /// Else an adapter is being made with the credentials of now.
+        takes_calls: bool,
+    },
+    /// Takes calls, or is tried again soon, but is not connected to its broker now.
     Down,
     /// Takes calls, but the last client has gone.
     Lingering,
@@ -77,6 +87,8 @@ pub enum State {
     Closing,
     /// Could not be made or connected.
     Failed(Fault),
+    /// The same, since the broker refused its credentials: they are looked at again by and by.
+    Refused(Fault),
 }
 
 /// [`State`] as a metric label.
@@ -84,9 +96,13 @@ pub enum State {
 pub enum StateLabel {
     /// See [`State::Connecting`].
     Connecting,
-    /// See [`State::Ready`].
-    Ready,
-    /// See [`State::Down`].
+    /// See [`State::Live`].
+    Live,
+    /// See [`State::Degraded`].
+    Degraded,
+    /// See [`State::Reauthenticating`] and [`State::Refused`].
+    Reauthenticating,
+    /// See [`State::Down`] and [`State::Failed`].
     Down,
     /// See [`State::Lingering`].
     Lingering,
@@ -94,38 +110,38 @@ pub enum StateLabel {
     Kept,
     /// See [`State::Closing`].
     Closing,
-    /// See [`State::Failed`].
-    Failed,
 }
 
 impl StateLabel {
     /// All labels.
-    pub const ALL: [StateLabel; 7] = [
+    pub const ALL: [StateLabel; 8] = [
         StateLabel::Connecting,
-        StateLabel::Ready,
+        StateLabel::Live,
+        StateLabel::Degraded,
+        StateLabel::Reauthenticating,
         StateLabel::Down,
         StateLabel::Lingering,
         StateLabel::Kept,
         StateLabel::Closing,
-        StateLabel::Failed,
     ];
 
     /// The label's text.
     pub const fn label(self) -> &'static str {
         match self {
             StateLabel::Connecting => "connecting",
-            StateLabel::Ready => "ready",
+            StateLabel::Live => "live",
+            StateLabel::Degraded => "degraded",
+            StateLabel::Reauthenticating => "reauthenticating",
             StateLabel::Down => "down",
             StateLabel::Lingering => "lingering",
             StateLabel::Kept => "kept",
             StateLabel::Closing => "closing",
-            StateLabel::Failed => "failed",
         }
     }
 
     /// Whether such an adapter has a broker connection.
     pub const fn is_connected(self) -> bool {
-        matches!(self, StateLabel::Ready | StateLabel::Lingering | StateLabel::Kept)
+        matches!(self, StateLabel::Live | StateLabel::Degraded | StateLabel::Lingering | StateLabel::Kept)
     }
 }
 
@@ -135,13 +151,31 @@ impl State {
         Some(match self {
             State::Absent => return None,
             State::Connecting => StateLabel::Connecting,
-            State::Ready => StateLabel::Ready,
-            State::Down => StateLabel::Down,
+            State::Live => StateLabel::Live,
+            State::Degraded => StateLabel::Degraded,
+            State::Reauthenticating { .. } | State::Refused(_) => StateLabel::Reauthenticating,
+            State::Down | State::Failed(_) => StateLabel::Down,
             State::Lingering => StateLabel::Lingering,
             State::Kept => StateLabel::Kept,
             State::Closing => StateLabel::Closing,
-            State::Failed(_) => StateLabel::Failed,
         })
+    }
+
+    /// Why there is no adapter to be asked, if so.
+    pub fn fault(&self) -> Option<&Fault> {
+        match self {
+            State::Failed(fault) | State::Refused(fault) => Some(fault),
+            _ => None,
+        }
+    }
+
+    /// Whether it is worth waiting no longer: it takes calls, or there is none.
+    pub fn is_decided(&self) -> bool {
+        match self {
+            State::Reauthenticating { takes_calls } => *takes_calls,
+            State::Absent | State::Connecting | State::Lingering | State::Kept | State::Closing => false,
+            State::Live | State::Degraded | State::Down | State::Failed(_) | State::Refused(_) => true,
+        }
     }
 }
 
@@ -261,7 +295,7 @@ impl Handle {
 
 /// Starts supervisors on the control runtime.
 pub struct Supervisors {
-    config: Config,
+    config: Arc<Config>,
     factory: Arc<dyn AdapterFactory>,
     metrics: AdapterMetrics,
     runtime: runtime::Handle,
@@ -282,7 +316,7 @@ impl Supervisors {
         metrics: AdapterMetrics,
         runtime: runtime::Handle,
     ) -> Arc<Self> {
-        Arc::new(Supervisors { config, factory, metrics, runtime, calls: Arc::default() })
+        Arc::new(Supervisors { config: Arc::new(config), factory, metrics, runtime, calls: Arc::default() })
     }
 
     /// A handle to be put into the owner's table, and the other end. Cheap: it may be made under a lock.
@@ -314,6 +348,11 @@ impl Supervisors {
     ) {
         let actor = actor::Actor::new(self.clone(), user, name, owner, handle, unstarted);
         self.runtime.spawn(actor.run());
+    }
+
+    /// See [`AdapterFactory::table`].
+    pub fn table(&self, broker: &str, user: &str) -> Option<Arc<Table>> {
+        self.factory.table(broker, user)
     }
 
     /// Ids for calls, shared by all users.

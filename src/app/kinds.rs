@@ -5,9 +5,9 @@ use crate::adapter::bus::BusAdapter;
 use crate::adapter::external::Channel;
 use crate::adapter::kinds::{KINDS, NativeKind};
 use crate::adapter::native::book::Book;
-use crate::adapter::native::credentials::Source;
 use crate::adapter::native::feed::{Account, Wiring};
 use crate::adapter::native::metrics::NativeMetrics;
+use crate::adapter::symbols::Table;
 use crate::adapter::{Adapter, AdapterFactory};
 use crate::config::Settings;
 use crate::config::settings::{AdapterKind, Broker};
@@ -31,6 +31,7 @@ impl Kinds {
     pub(super) fn new(settings: &Settings, wiring: Wiring, channel: Channel) -> Self {
         let owners = owners(settings);
         let mut accounts = HashMap::new();
+        let sources = settings.credential_sources();
         for (name, broker) in &settings.brokers {
             let AdapterKind::Native(index) = broker.kind else { continue };
             let kind = &KINDS[usize::from(index)];
@@ -43,11 +44,7 @@ impl Kinds {
                     user: user.clone(),
                     url: broker.url.clone().unwrap_or_else(|| kind.url.to_owned()),
                     order_url: order_url(broker, kind),
-                    // The settings are checked; without credentials every connect fails and says so.
-                    credentials: broker
-                        .credentials
-                        .as_ref()
-                        .map_or_else(|| Source::Given(Default::default()), |from| from.source(user)),
+                    credentials: sources.of(name, broker, user),
                     book: Arc::clone(&book),
                     per_connection: broker.symbols_per_connection.unwrap_or(limits.per_connection),
                     connections: broker.connections.unwrap_or(limits.connections),
@@ -83,5 +80,9 @@ impl AdapterFactory for Kinds {
             Some((kind, account)) => Ok((kind.make)(Arc::clone(account), self.wiring.clone())),
             None => Err(format!("brokers.{broker}.users does not name {user}")),
         }
+    }
+
+    fn table(&self, broker: &str, user: &str) -> Option<Arc<Table>> {
+        self.accounts.get(broker)?.get(user)?.1.book.held()
     }
 }

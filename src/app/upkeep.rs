@@ -201,7 +201,11 @@ pub(super) async fn invalidate(mut queue: mpsc::Receiver<Invalidate>, auth: Auth
                 );
                 registry.invalidate(&user, broker.as_deref());
             }
-            Err(error) => tracing::warn!(user, ?error, "credentials changed, but the key store cannot be read"),
+            Err(error) => {
+                // The message comes once: the adapter reads its credentials anew all the same.
+                tracing::warn!(user, ?error, "credentials changed, but the key store cannot say at which broker");
+                registry.refresh(&user);
+            }
         }
     }
 }

@@ -4,9 +4,12 @@
 //! [`Opened::start`] runs it on two threads, each with its own connection and caches, so there is no lock and a slow
 //! Argon2 never stalls a worker. Promises: at most two verifications at once, a bounded queue before them (full =
 //! [`AuthFailure::Busy`]), bounded caches, no key is kept or logged, only its SHA-256.
+//! Beside them [`login`]: what a user's broker gave out, for native feeds of OpenAlgo's users.
 //! It knows nothing of sessions, sockets or adapters. Tests: in the files, `tests/keys.rs`.
 
 mod demo;
+mod fernet;
+pub mod login;
 pub mod metrics;
 mod openalgo;
 pub mod rate;

@@ -131,15 +131,7 @@ impl OpenAlgoStore {
 
     fn broker(&mut self, user: &str) -> Result<Option<Arc<str>>, String> {
         let select = "SELECT broker, is_revoked FROM auth WHERE name = ?1";
-        let row = one(self.connection()?, select, user, |row| {
-            // NULL is not revoked; anything that is not 0 is.
-            let revoked = match row.get_ref(1) {
-                Ok(ValueRef::Null | ValueRef::Integer(0)) => false,
-                Ok(ValueRef::Text(word)) => !matches!(word, b"0" | b"" | b"false" | b"FALSE"),
-                _ => true,
-            };
-            text(row, 0).filter(|_| !revoked)
-        })?;
+        let row = one(self.connection()?, select, user, |row| text(row, 0).filter(|_| !is_revoked(row, 1)))?;
         let broker = row.flatten().map(|name| name.trim().to_ascii_lowercase()).filter(|name| !name.is_empty());
         Ok(broker.map(Arc::from))
     }
@@ -236,7 +228,16 @@ fn one<T>(db: &Connection, select: &str, user: &str, read: impl Fn(&Row<'_>) -> 
     row.map_err(|error| error.to_string())
 }
 
-fn text(row: &Row<'_>, column: usize) -> Option<String> {
+/// NULL is not revoked; anything that is not 0 is.
+pub(super) fn is_revoked(row: &Row<'_>, column: usize) -> bool {
+    match row.get_ref(column) {
+        Ok(ValueRef::Null | ValueRef::Integer(0)) => false,
+        Ok(ValueRef::Text(word)) => !matches!(word, b"0" | b"" | b"false" | b"FALSE"),
+        _ => true,
+    }
+}
+
+pub(super) fn text(row: &Row<'_>, column: usize) -> Option<String> {
     match row.get_ref(column) {
         Ok(ValueRef::Text(bytes)) => String::from_utf8(bytes.to_vec()).ok().filter(|text| !text.is_empty()),
         _ => None,

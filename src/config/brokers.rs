@@ -4,7 +4,7 @@
 //! themselves: they name a file or variables, whose values no message and no output shows.
 
 use super::load::{Draft, Origin};
-use super::settings::{AdapterKind, Broker, CredentialsFrom};
+use super::settings::{AdapterKind, Auth, Broker, CredentialsFrom, KeyStoreSetting};
 use super::sources::{Variables, broker_name};
 use super::value::{Codec, Count, Names, OneOf, Raw, quote};
 use crate::adapter::kinds::{KINDS, NativeKind};
@@ -44,9 +44,10 @@ pub(super) const BROKER_KEYS: [BrokerKey; 8] = [
     },
     BrokerKey {
         name: "credentials",
-        shape: "`file:PATH` or `env:PREFIX`",
+        shape: "`file:PATH`, `env:PREFIX` or `openalgo`",
         doc: "Native: a file of `name=value` lines that only its owner can read, read again before every connect; `{user}` in the path \
-              stands for the user. Or variables `PREFIX_NAME`, read once.",
+              stands for the user. Or variables `PREFIX_NAME`, read once. Or the user's login in OpenAlgo's database, if that is `auth.store`, \
+              read again before every connect.",
         set: |broker, raw| credentials(raw).map(|from| broker.credentials = Some(from)),
         print: |broker| broker.credentials.as_ref().map(|from| quote(&from.to_string())),
     },
@@ -115,7 +116,11 @@ fn users(users: Vec<String>) -> Result<Vec<String>, String> {
 }
 
 fn credentials(raw: &Raw) -> Result<CredentialsFrom, String> {
-    let right = || "write \"file:/path/to/file\" or \"env:PREFIX\"; never the credentials themselves".to_owned();
+    let right =
+        || "write \"file:/path/to/file\", \"env:PREFIX\" or \"openalgo\"; never the credentials themselves".to_owned();
+    if raw.text() == Some("openalgo") {
+        return Ok(CredentialsFrom::OpenAlgo);
+    }
     let (how, rest) = raw.text().and_then(|text| text.split_once(':')).ok_or_else(right)?;
     match how {
         "file" if !rest.is_empty() => Ok(CredentialsFrom::File(rest.to_owned())),
@@ -196,7 +201,9 @@ pub(super) fn check(draft: &mut Draft) {
             continue;
         }
         match broker.kind {
-            AdapterKind::Native(index) => native(name, broker, &KINDS[usize::from(index)], &mut note),
+            AdapterKind::Native(index) => {
+                native(name, broker, &KINDS[usize::from(index)], &draft.settings.auth, &mut note)
+            }
             // The rest is for `tickcast adapter`, which may read the same file.
             AdapterKind::External => {}
             AdapterKind::Sim | AdapterKind::Bus => {
@@ -225,7 +232,7 @@ pub(super) fn check(draft: &mut Draft) {
     }
 }
 
-fn native(name: &str, broker: &Broker, kind: &NativeKind, note: &mut impl FnMut(&str, String)) {
+fn native(name: &str, broker: &Broker, kind: &NativeKind, auth: &Auth, note: &mut impl FnMut(&str, String)) {
     if broker.users.is_empty() {
         note("users", format!("brokers.{name}.users is missing: name the users of the key store who have an account"));
     }
@@ -237,7 +244,9 @@ fn native(name: &str, broker: &Broker, kind: &NativeKind, note: &mut impl FnMut(
             let wanted = kind.credentials.join(", ");
             note(
                 "credentials",
-                format!("brokers.{name}.credentials is missing: write \"file:PATH\" or \"env:PREFIX\" ({wanted})"),
+                format!(
+                    "brokers.{name}.credentials is missing: write \"file:PATH\" or \"env:PREFIX\" ({wanted}), or \"openalgo\""
+                ),
             );
         }
         Some(CredentialsFrom::Env { .. }) if broker.users.len() > 1 => {
@@ -261,6 +270,19 @@ fn native(name: &str, broker: &Broker, kind: &NativeKind, note: &mut impl FnMut(
             );
         }
         Some(CredentialsFrom::File(_)) => {}
+        Some(CredentialsFrom::OpenAlgo) if !matches!(auth.store, KeyStoreSetting::OpenAlgo(_)) => {
+            let message = format!(
+                "brokers.{name}.credentials = \"openalgo\" needs OpenAlgo's database as the key store (auth.store)"
+            );
+            note("credentials", message);
+        }
+        Some(CredentialsFrom::OpenAlgo) if auth.broker_api_key.is_none() && !kind.key_in_token => {
+            let message = format!(
+                "brokers.{name}.credentials = \"openalgo\" needs OpenAlgo's BROKER_API_KEY: give --env-file /path/to/openalgo/.env"
+            );
+            note("credentials", message);
+        }
+        Some(CredentialsFrom::OpenAlgo) => {}
     }
     if broker.order_url.is_some() && kind.order_url.is_none() {
         let message = format!("brokers.{name}.order_url: {} sends order updates with its ticks", kind.name);

@@ -145,6 +145,8 @@ pub(super) static KEYS: &[Key] = &[
     key!(discovery.redis: Redis, "Redis server, `redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]`; whoever can write there can publish prices. Empty = none."),
     key!(auth.store: Store, "Where API keys are checked: `demo`, `sqlite:FILE`, or `openalgo:FILE` (needs `pepper`)."),
     key!(auth.pepper: Hidden, "OpenAlgo's `API_KEY_PEPPER`, at least 32 characters; only for `openalgo:` stores."),
+    key!(auth.fernet_salt: Hidden, "OpenAlgo's `FERNET_SALT`, for native feeds with `credentials = \"openalgo\"`; unset = its old built-in salt."),
+    key!(auth.broker_api_key: Hidden, "OpenAlgo's `BROKER_API_KEY`, for native feeds with `credentials = \"openalgo\"`: its database lacks it. Zerodha needs none."),
     key!(adapters.default: OneOf<AdapterKind>,
         "Kind for brokers without a section. Unset: `bus` as soon as an OpenAlgo variable, a `[bus]` setting, a key store or a broker is configured, else `sim`."),
     key!(adapters.control_bind: BindEndpoint,

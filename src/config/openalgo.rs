@@ -10,7 +10,7 @@ use super::value::{Raw, parse_host, quote};
 use std::path::{Path, PathBuf};
 
 /// A variable and what it does here, for the docs.
-pub(super) const VARIABLES: [(&str, &str); 23] = [
+pub(super) const VARIABLES: [(&str, &str); 24] = [
     ("WEBSOCKET_HOST", "host of `server.listen`; an IP address or `localhost`"),
     ("WEBSOCKET_PORT", "port of `server.listen`"),
     ("WS_AUTH_GRACE_SECONDS", "`limits.auth_deadline`"),
@@ -23,6 +23,8 @@ pub(super) const VARIABLES: [(&str, &str); 23] = [
     ("MAX_SUBSCRIPTIONS_PER_CLIENT", "`limits.subscriptions_per_client`"),
     ("VALID_BROKERS", "`server.supported_brokers`"),
     ("API_KEY_PEPPER", "`auth.pepper`"),
+    ("FERNET_SALT", "`auth.fernet_salt`"),
+    ("BROKER_API_KEY", "`auth.broker_api_key`"),
     (
         "WS_PROXY_STATS_FILE",
         "`admin.stats_file`; a relative path is one from the `--env-file`, else from the working directory",
@@ -38,7 +40,6 @@ pub(super) const VARIABLES: [(&str, &str); 23] = [
     ("MAX_SYMBOLS_PER_WEBSOCKET", NOT_USED),
     ("MAX_WEBSOCKET_CONNECTIONS", NOT_USED),
     ("ENABLE_CONNECTION_POOLING", NOT_USED),
-    ("FERNET_SALT", NOT_USED),
     ("ORDER_UPDATES_ENABLED", NOT_USED),
     ("ORDER_POLL_INTERVAL", NOT_USED),
 ];
@@ -72,6 +73,8 @@ pub(super) fn apply(variables: &Variables, home: Option<&Path>, draft: &mut Draf
         ("MAX_SUBSCRIPTIONS_PER_CLIENT", "limits", "subscriptions_per_client"),
         ("VALID_BROKERS", "server", "supported_brokers"),
         ("API_KEY_PEPPER", "auth", "pepper"),
+        ("FERNET_SALT", "auth", "fernet_salt"),
+        ("BROKER_API_KEY", "auth", "broker_api_key"),
     ] {
         if let Some((value, origin)) = get(variables, name) {
             draft.set_path(section, key, &Raw::Text(value.to_string()), origin.clone());

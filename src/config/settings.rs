@@ -2,7 +2,7 @@
 
 use crate::adapter::discovery::RedisUrl;
 use crate::adapter::kinds::KINDS;
-use crate::adapter::native::credentials::{Credentials, Source};
+use crate::adapter::native::credentials::Credentials;
 use crate::limits;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -117,6 +117,10 @@ pub struct Auth {
     pub store: KeyStoreSetting,
     /// `API_KEY_PEPPER` of OpenAlgo; needed by `openalgo:` stores. Never printed.
     pub pepper: Option<Secret>,
+    /// `FERNET_SALT` of OpenAlgo. Never printed.
+    pub fernet_salt: Option<Secret>,
+    /// `BROKER_API_KEY` of OpenAlgo. Never printed.
+    pub broker_api_key: Option<Secret>,
 }
 
 /// `auth.store`
@@ -242,16 +246,8 @@ pub enum CredentialsFrom {
         /// Their values, by the rest of their names.
         given: Credentials,
     },
-}
-
-impl CredentialsFrom {
-    /// Where those of one user are.
-    pub fn source(&self, user: &str) -> Source {
-        match self {
-            CredentialsFrom::File(path) => Source::File(path.replace("{user}", user).into()),
-            CredentialsFrom::Env { given, .. } => Source::Given(given.clone()),
-        }
-    }
+    /// OpenAlgo's database, which is the key store too.
+    OpenAlgo,
 }
 
 impl std::fmt::Display for CredentialsFrom {
@@ -259,6 +255,7 @@ impl std::fmt::Display for CredentialsFrom {
         match self {
             CredentialsFrom::File(path) => write!(f, "file:{path}"),
             CredentialsFrom::Env { prefix, .. } => write!(f, "env:{prefix}"),
+            CredentialsFrom::OpenAlgo => f.write_str("openalgo"),
         }
     }
 }
@@ -398,7 +395,7 @@ impl Default for Settings {
                 sources: Vec::new(),
             },
             discovery: Discovery { file: None, redis: None },
-            auth: Auth { store: KeyStoreSetting::Demo, pepper: None },
+            auth: Auth { store: KeyStoreSetting::Demo, pepper: None, fernet_salt: None, broker_api_key: None },
             adapters: Adapters {
                 default: AdapterKind::Sim,
                 control_bind: "tcp://127.0.0.1:5655".into(),

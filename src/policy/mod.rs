@@ -8,6 +8,7 @@
 //! - [`slow_consumer`]: when a session that does not read is given up.
 //! - [`feed_health`] and [`market_hours`]: whether a feed lives, and whether its silence means something.
 //! - [`overload`]: how much the server sheds.
+//! - [`refusal`]: whether a broker's words mean that it refuses credentials.
 
 pub mod admission;
 pub mod backoff;
@@ -17,4 +18,5 @@ pub mod feed_health;
 pub mod market_hours;
 pub mod overload;
 pub mod pacing;
+pub mod refusal;
 pub mod slow_consumer;

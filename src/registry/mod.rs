@@ -21,6 +21,7 @@ use self::metrics::RegistryMetrics;
 use self::unavailable::failed;
 use self::users::{Attached, Links, Users};
 use crate::adapter::supervisor::{Handle, State, Supervisors, broker_fault};
+use crate::adapter::symbols::Table;
 use crate::model::{BrokerId, Brokers, InstrumentRef, Mode, ScopeId, SessionId, UserId, limited};
 use crate::shards::key::{Context, Effects, Event, Join, KeyName, Leave, Touched, Waiter};
 use crate::shards::{LockName, Shards, TimedLock};
@@ -133,17 +134,16 @@ impl Registry {
         }
         let member = Member { user: id, broker: source.broker, scope, name, version };
         let mut status = handle.status();
-        let decided =
-            status.wait_for(|s| s.ticket >= ticket && matches!(s.state, State::Ready | State::Down | State::Failed(_)));
+        let decided = status.wait_for(|s| s.ticket >= ticket && s.state.is_decided());
         let state = match tokio::time::timeout(self.config.attach_window, decided).await {
             Ok(Ok(status)) => status.state.clone(),
             // Late, or the control runtime is going down: subscribes will queue, or be refused.
             Ok(Err(_)) | Err(_) => State::Connecting,
         };
         undo.registry = None;
-        match state {
-            State::Failed(fault) => Err(AttachError { fault, member }),
-            _ => Ok(member),
+        match state.fault() {
+            Some(fault) => Err(AttachError { fault: fault.clone(), member }),
+            None => Ok(member),
         }
     }
 
@@ -156,14 +156,18 @@ impl Registry {
     /// Takes a reference for each want. Entry `i` of the answer is about `wants[i]`; for `Pending` ones `(i, outcome)`
     /// follows through `reply`, whose capacity must be at least `wants.len()`.
     pub fn subscribe(&self, member: &Member, session: SessionId, wants: &[Want<'_>], reply: &Reply) -> Vec<Decision> {
-        let Some(handle) = self.links.with(|links| links.handle(member.user)) else {
+        let link =
+            self.links.with(|links| links.get(member.user).map(|link| (link.handle.clone(), link.broker.clone())));
+        let Some((handle, broker)) = link else {
             return vec![Decision::Refused(self.no_adapter(member)); wants.len()];
         };
         if let Some(fault) = failed(&handle) {
             return vec![Decision::Refused(fault); wants.len()];
         }
+        let table = broker.and_then(|broker| self.supervisors.table(&broker, &member.name));
+        let of = Feeder { handle: &handle, table: table.as_deref() };
         let entries = wants.iter().enumerate();
-        entries.map(|(i, want)| self.subscribe_one(member, session, want, i as u32, reply, &handle)).collect()
+        entries.map(|(i, want)| self.subscribe_one(member, session, want, i as u32, reply, of)).collect()
     }
 
     /// Gives back a reference for each key. Entry `i` of the answer is about `keys[i]`; for `Pending` ones `(i, outcome)`
@@ -215,6 +219,14 @@ impl Registry {
         }
     }
 
+    /// As [`Registry::invalidate`] when nobody can say what the key store names now: rebuilt at the broker that it has.
+    pub fn refresh(&self, user: &str) {
+        let Some((id, _)) = self.users.with(|users| users.named(user)) else { return };
+        if let Some(handle) = self.links.with(|links| links.refresh(id)) {
+            handle.nudge();
+        }
+    }
+
     /// A session that asked twice for what it holds was answered without a look here.
     pub fn count_duplicate(&self) {
         self.metrics.duplicate.increment(1);
@@ -235,9 +247,9 @@ impl Registry {
         let handle = self.links.with(|links| links.handle(user));
         let state = handle.map(|h| h.status().borrow().state.clone());
         match state {
-            Some(State::Ready | State::Lingering | State::Kept) => "connected",
-            Some(State::Connecting | State::Closing) => "connecting",
-            Some(State::Absent | State::Down | State::Failed(_)) | None => "disconnected",
+            Some(State::Live | State::Degraded | State::Lingering | State::Kept) => "connected",
+            Some(State::Connecting | State::Closing | State::Reauthenticating { takes_calls: false }) => "connecting",
+            _ => "disconnected",
         }
     }
 
@@ -265,9 +277,13 @@ impl Registry {
     pub fn observe(&self) {
         let (users, _) = self.users.with(|users| users.counts());
         self.metrics.observe(&self.counts(), users);
-        let adapters = self.adapters();
-        let states = adapters.iter().filter_map(|(_, broker, state)| Some((&**broker, state.label()?)));
-        self.supervisors.metrics().observe(states);
+        let links = self.links.with(|links| links.all());
+        let stands = |handle: &Handle| Some((handle.status().borrow().state.label()?, handle.signs().connections()));
+        let adapters = links.iter().filter_map(|(_, broker, handle)| {
+            let (state, connections) = stands(handle)?;
+            Some((&**broker, state, connections))
+        });
+        self.supervisors.metrics().observe(adapters);
     }
 
     /// Times and counts of the user and adapter locks, for the lock metrics.
@@ -310,14 +326,17 @@ impl Registry {
         want: &Want<'_>,
         entry: u32,
         reply: &Reply,
-        handle: &Handle,
+        Feeder { handle, table }: Feeder<'_>,
     ) -> Decision {
         let (user, Want { instrument, mode, depth }) = (member.user, *want);
         let waiter = Waiter { entry, reply: reply.clone() };
         let now = tokio::time::Instant::now().into_std();
         let mut fx = Effects::default();
+        // Prices may have more digits than their exchange's usually do: the id that is told goes with a scale that holds them.
+        let digits = table.and_then(|table| table.find(instrument)?.scale).unwrap_or(0);
         let joined = self.shards.with(self.shards.shard_of(instrument), |shard| {
             if !shard.keys.has(user, instrument, mode) {
+                shard.streams.raise_scale(handle.scope(), instrument, digits).ok()?;
                 let pinned = shard.streams.pin(handle.scope(), instrument).ok()?;
                 shard.keys.insert(user, instrument, mode, pinned.stream, pinned.scale);
             }
@@ -420,6 +439,14 @@ impl Registry {
             }
         }
     }
+}
+
+/// Who feeds a user, and with what.
+#[derive(Clone, Copy)]
+struct Feeder<'a> {
+    handle: &'a Handle,
+    /// The instruments of the user's broker, if they are known.
+    table: Option<&'a Table>,
 }
 
 /// Takes a first attach back when its caller stops waiting for it.

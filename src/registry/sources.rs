@@ -6,6 +6,7 @@
 //! compare versions. Cost of a change: each shard's lock once. Tests: `tests/broker_change.rs`.
 
 use super::{Member, Registry};
+use crate::adapter::symbols::Table;
 use crate::model::{BrokerId, InstrumentRef, Mode, ScopeId, UserId};
 use crate::shards::Shard;
 use crate::shards::key::Pin;
@@ -60,9 +61,12 @@ impl Registry {
 
     /// The user's source has changed: moves every key, then lets sessions follow. The version they will see.
     pub(super) fn move_keys(&self, user: UserId) -> u64 {
-        if let Some(handle) = self.links.with(|links| links.handle(user)) {
+        let link = self.links.with(|links| links.get(user).map(|link| (link.handle.clone(), link.broker.clone())));
+        let name = self.users.with(|users| users.name(user));
+        if let Some((handle, broker)) = link {
+            let table = broker.zip(name).and_then(|(broker, name)| self.supervisors.table(&broker, &name));
             for index in self.shards.indexes() {
-                let full = self.shards.with(index, |shard| move_pins(shard, user, handle.scope()));
+                let full = self.shards.with(index, |shard| move_pins(shard, user, handle.scope(), table.as_deref()));
                 if full > 0 {
                     self.metrics.limit_exceeded.increment(full as u64);
                     tracing::warn!(
@@ -85,14 +89,17 @@ impl Registry {
 }
 
 /// Moves the user's pins to the streams of `scope`. How many could not be moved, for want of room.
-fn move_pins(shard: &mut Shard, user: UserId, scope: ScopeId) -> usize {
+fn move_pins(shard: &mut Shard, user: UserId, scope: ScopeId, table: Option<&Table>) -> usize {
     let Shard { streams, keys } = shard;
     let mut full = 0;
     keys.move_pins(user, |name, stream| {
         if streams.stream(stream).is_some_and(|(held, _)| held == scope) {
             return None;
         }
-        let Ok(pinned) = streams.pin(scope, name.instrument.as_ref()) else {
+        let instrument = name.instrument.as_ref();
+        let digits = table.and_then(|table| table.find(instrument)?.scale).unwrap_or(0);
+        let pinned = streams.raise_scale(scope, instrument, digits).and_then(|_| streams.pin(scope, instrument));
+        let Ok(pinned) = pinned else {
             full += 1;
             return None;
         };

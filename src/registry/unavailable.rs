@@ -3,7 +3,7 @@
 //! In: a member. Out: why its subscribes are refused now, if they are. Tests: `tests/errors.rs`, `tests/transcript.rs`.
 
 use super::{Fault, FaultCode, Member, Registry};
-use crate::adapter::supervisor::{Handle, State, broker_fault};
+use crate::adapter::supervisor::{Handle, broker_fault};
 
 impl Registry {
     /// Why every subscribe of this user would be refused now, if so: there is no adapter and none is on its way.
@@ -22,10 +22,7 @@ impl Registry {
 
 /// The fault of a user whose adapter could not be made or connected.
 pub(super) fn failed(handle: &Handle) -> Option<Fault> {
-    match &handle.status().borrow().state {
-        State::Failed(fault) => {
-            Some(Fault::new(FaultCode::Broker, format!("Broker adapter not available: {}", fault.message)))
-        }
-        _ => None,
-    }
+    let status = handle.status();
+    let state = &status.borrow().state;
+    state.fault().map(|fault| Fault::new(FaultCode::Broker, format!("Broker adapter not available: {}", fault.message)))
 }

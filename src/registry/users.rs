@@ -231,6 +231,13 @@ impl Links {
         Some((link.handle.clone(), changed))
     }
 
+    /// One more demand to rebuild, at the same broker.
+    pub(super) fn refresh(&mut self, user: UserId) -> Option<Arc<Handle>> {
+        let link = self.by_user.get_mut(&user)?;
+        link.rebuild += 1;
+        Some(link.handle.clone())
+    }
+
     /// Forgets a supervisor unless somebody has attached since `ticket`.
     pub(super) fn retire(&mut self, user: UserId, ticket: u64) -> bool {
         match self.by_user.get(&user) {

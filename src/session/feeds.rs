@@ -6,6 +6,7 @@
 
 use super::Sessions;
 use super::state::{Phase, Session};
+use crate::adapter::supervisor::StateLabel;
 use crate::bus::endpoints::EndpointStatus;
 use crate::model::{FeedClock, FeedState, Micros, UserId};
 use crate::policy::feed_health::{Facts, FeedHealth, SILENT_AFTER};
@@ -69,6 +70,15 @@ pub struct FeedStatus {
     pub since: u64,
     /// Why, for people.
     pub detail: String,
+    /// It is down for the credentials.
+    pub refused: bool,
+}
+
+impl FeedStatus {
+    /// What is told anew when it has changed.
+    pub(super) fn gist(&self) -> (FeedState, bool) {
+        (self.state, self.refused)
+    }
 }
 
 /// One feed, as `/feeds` shows it. No secret and no key is in it.
@@ -88,7 +98,7 @@ pub struct FeedReport {
     heartbeat_seconds: Option<f64>,
     /// Keys that the broker holds for us.
     subscriptions: usize,
-    /// Connections to the broker.
+    /// Connections to the broker that are up; 1 or 0 where the adapter does not tell them apart.
     connections: usize,
     /// Instruments that could still be subscribed; null where nobody knows.
     capacity_left: Option<usize>,
@@ -146,7 +156,7 @@ impl Feeds {
             // What needs a past is judged by the looks.
             (FeedState::Stale | FeedState::Recovered, FeedState::Quiet) => false,
             (FeedState::Recovered, FeedState::Live) => false,
-            (known, fresh) => known != fresh,
+            (_, fresh) => known.gist() != (fresh, is_refused(&feed, fresh)),
         });
         match known {
             Some(known) if !changed => Some(known),
@@ -154,6 +164,7 @@ impl Feeds {
                 state: fresh,
                 since: Micros::now().millis(),
                 detail: self.detail(&feed, &facts, fresh),
+                refused: is_refused(&feed, fresh),
             }),
         }
     }
@@ -177,12 +188,20 @@ impl Feeds {
             let new = !rows.contains_key(&feed.user);
             let row = rows.entry(feed.user).or_insert_with(|| Row {
                 health: FeedHealth::new(self.times.silent_after),
-                status: FeedStatus { state: FeedState::Down, since: wall.millis(), detail: String::new() },
+                status: FeedStatus {
+                    state: FeedState::Down,
+                    since: wall.millis(),
+                    detail: String::new(),
+                    refused: false,
+                },
             });
             let state = row.health.look(&facts, now);
             silences.push((feed.broker.clone(), row.health.silence(&facts, now)));
-            if new || state != row.status.state {
-                row.status = FeedStatus { state, since: wall.millis(), detail: self.detail(feed, &facts, state) };
+            let refused = is_refused(feed, state);
+            if new || (state, refused) != row.status.gist() {
+                // What is down for another reason than before has been down since then.
+                let since = if state == row.status.state && !new { row.status.since } else { wall.millis() };
+                row.status = FeedStatus { state, since, detail: self.detail(feed, &facts, state), refused };
                 tracing::debug!(user = feed.user.0, broker = &*feed.broker, state = state.as_str(), "feed state");
                 changed = true;
             }
@@ -210,12 +229,12 @@ impl Feeds {
             kind: (self.kind)(&feed.broker).label(),
             state: status.state.as_str(),
             since: status.since,
-            detail: status.detail,
-            adapter: feed.state.label().map_or("absent", |label| label.label()),
+            detail: self.detail(feed, &facts, status.state),
+            adapter: feed.state.label().map_or("absent", StateLabel::label),
             silence_seconds: facts.data.map(|silence| silence.as_secs_f64()),
             heartbeat_seconds: facts.heartbeat.map(|silence| silence.as_secs_f64()),
             subscriptions: feed.signs().held().map(|(_, held)| held).sum(),
-            connections: usize::from(facts.connected),
+            connections: feed.signs().connections().unwrap_or(usize::from(facts.connected)),
             capacity_left: feed.signs().capacity(),
         })
     }
@@ -243,16 +262,23 @@ impl Feeds {
     fn detail(&self, feed: &Feed, facts: &Facts, state: FeedState) -> String {
         let silence =
             facts.data.map_or("no tick yet".to_owned(), |silence| format!("no tick for {} s", silence.as_secs()));
-        let adapter = feed.state.label().map_or("absent", |label| label.label());
-        match state {
+        let adapter = feed.state.label();
+        let mut detail = match state {
             FeedState::Live => "ticks arrive".to_owned(),
             FeedState::Quiet if facts.expected => silence,
             FeedState::Quiet => format!("{silence}, and none is expected now"),
             FeedState::Stale => format!("{silence}, though some are expected"),
+            FeedState::Down if is_refused(feed, state) => {
+                "the broker refuses the credentials; new ones are taken up as soon as they are there".to_owned()
+            }
             FeedState::Down if !self.has_publisher(feed) => "no publisher is connected to the bus".to_owned(),
-            FeedState::Down => format!("the adapter is {adapter}"),
+            FeedState::Down => format!("the adapter is {}", adapter.map_or("absent", StateLabel::label)),
             FeedState::Recovered => "connected again; subscriptions are restored".to_owned(),
+        };
+        if adapter == Some(StateLabel::Degraded) {
+            detail.push_str("; a part of what is subscribed is not carried now");
         }
+        detail
     }
 }
 
@@ -269,7 +295,7 @@ impl Sessions {
     pub(super) fn tell_feed_now(&self, session: &Session) {
         let status = self.config.feeds.status(user_of(session));
         let live = status.as_ref().is_some_and(|status| status.state == FeedState::Live);
-        session.state.borrow_mut().feed_told = live.then_some(FeedState::Live);
+        session.state.borrow_mut().feed_told = live.then_some((FeedState::Live, false));
         self.tell_feed(session, status);
     }
 
@@ -282,7 +308,7 @@ impl Sessions {
     fn tell_feed(&self, session: &Session, status: Option<FeedStatus>) {
         let Some(status) = status else { return };
         let mut state = session.state.borrow_mut();
-        if state.feed_told.replace(status.state) == Some(status.state) {
+        if state.feed_told.replace(status.gist()) == Some(status.gist()) {
             return;
         }
         let Phase::Live { member: Some(member), .. } = &state.phase else { return };
@@ -292,6 +318,11 @@ impl Sessions {
         reply::feed_status(&mut json, &broker, status.state, status.since, &status.detail);
         self.reply(session, &json);
     }
+}
+
+/// Whether a feed is down since its broker refuses the credentials.
+fn is_refused(feed: &Feed, state: FeedState) -> bool {
+    state == FeedState::Down && feed.state.label() == Some(StateLabel::Reauthenticating)
 }
 
 /// The user behind a session; nobody's id for one that is not attached.

@@ -43,7 +43,7 @@ pub(super) struct State {
     pub(super) auth_failures: u32,
     pub(super) orders: bool,
     /// The last state of its feed that it was told.
-    pub(super) feed_told: Option<FeedState>,
+    pub(super) feed_told: Option<(FeedState, bool)>,
     pub(super) ping: Ping,
 }
 

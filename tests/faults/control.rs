@@ -53,7 +53,7 @@ fn a_killed_adapter_process_is_served_anew_when_it_returns() {
         adapter = Child::start("adapter_process", &[&server.control]);
         counting_goes_on(&mut client, Instant::now(), "A", 0);
         server.await_that("exactly the same is held", || adapter.held() == wanted);
-        server.await_metric("tickcast_adapters", &["external", "\"ready\""], 1.0);
+        server.await_metric("tickcast_adapters", &["external", "\"live\""], 1.0);
         nothing_is_left(&server, fds);
     }
     assert!(server.metric("tickcast_subscription_events_total", &["\"replayed\""]) >= 9.0);
@@ -77,7 +77,7 @@ fn a_network_cut_between_adapter_process_and_control_channel_heals_by_itself_how
         within(BACK, since, &format!("both are held after {time:?}"), || adapter.held() == ["A/1", "B/1"]);
         let ack = client.json_where(|v| v["type"] == "subscribe");
         assert_eq!(ack["subscriptions"][0]["status"], "success", "{ack}");
-        server.await_metric("tickcast_adapters", &["external", "\"ready\""], 1.0);
+        server.await_metric("tickcast_adapters", &["external", "\"live\""], 1.0);
         nothing_is_left(&server, fds);
         server.metric("tickcast_control_rejected_total", &["\"silent\""])
     };

@@ -81,17 +81,51 @@ fn credentials_that_others_can_read_are_not_used_and_no_path_is_told() {
 fn a_token_that_is_refused_while_clients_are_on_is_taken_up_once_it_is_renewed() {
     let world = World::new("rollover");
     let mut client = world.server.client();
-    client.subscribe(&["INFY"], 2);
+    client.request(json!({"action": "subscribe", "symbol": "INFY", "exchange": "NSE", "mode": 2, "feed_status": true}));
     world.await_held(&[(INFY, "quote")]);
     world.kite.accept("of-the-next-day");
     world.kite.cut();
     world.kite.await_seen(|seen| seen.refused == 1);
+    let told = client
+        .json_where(|v| v["type"] == "feed_status" && v["detail"].as_str().is_some_and(|d| d.contains("credentials")));
+    assert_eq!(told["state"], "down");
+    world.server.await_metric("tickcast_adapters", &["\"reauthenticating\""], 1.0);
     world.folder.credentials("of-the-next-day");
     world.await_held(&[(INFY, "quote")]);
+    world.server.await_metric("tickcast_adapters", &["\"live\""], 1.0);
     world.kite.price(INFY, 500);
     assert_eq!(ltp(&client.tick()), 5.0);
     let seen = world.kite.seen();
     assert_eq!((seen.refused, seen.tokens.len()), (1, 3), "{seen:?}");
+}
+
+#[test]
+fn a_feed_of_which_one_connection_is_down_says_how_many_are_up_and_that_it_is_degraded() {
+    let listed = [(INFY, "INFY".to_owned()), (SBIN, "SBIN".to_owned())];
+    let world = World::with("degraded", &listed, |broker| broker.symbols_per_connection = Some(1));
+    let mut client = world.server.client();
+    client.subscribe(&["INFY", "SBIN"], 1);
+    world.await_held(&[(INFY, "ltp"), (SBIN, "ltp")]);
+    world.server.await_metric("tickcast_adapter_connections", &["\"bus\""], 2.0);
+    let feed = world.feed();
+    assert_eq!(
+        (&feed["adapter"], &feed["connections"], &feed["capacity_left"]),
+        (&json!("live"), &json!(2), &json!(1))
+    );
+    // It cannot come back with the token that there is.
+    world.kite.accept("another");
+    world.kite.cut_holder(SBIN);
+    world.server.await_metric("tickcast_adapters", &["\"degraded\""], 1.0);
+    world.server.await_metric("tickcast_adapter_connections", &["\"bus\""], 1.0);
+    let feed = world.feed();
+    assert_eq!((&feed["adapter"], &feed["connections"]), (&json!("degraded"), &json!(1)), "{feed}");
+    assert!(feed["detail"].as_str().is_some_and(|detail| detail.contains("not carried now")), "{feed}");
+    world.kite.price(INFY, 700);
+    assert_eq!(ltp(&client.tick()), 7.0, "the other goes on");
+    world.folder.credentials("another");
+    world.await_held(&[(INFY, "ltp"), (SBIN, "ltp")]);
+    world.server.await_metric("tickcast_adapters", &["\"live\""], 1.0);
+    assert_eq!(world.feed()["connections"], 2);
 }
 
 #[test]

@@ -151,6 +151,15 @@ impl Kite {
         self.server.hang_up();
     }
 
+    /// The connection that holds `token` ends.
+    pub fn cut_holder(&self, token: u32) {
+        let holders = self.server.with(|seen| {
+            let held = seen.held.iter().filter(|(_, held)| held.contains_key(&token));
+            held.map(|(client, _)| *client).collect::<Vec<_>>()
+        });
+        self.server.send(holders, &Out::End);
+    }
+
     /// Whoever is there or comes is hung up on, while `away`.
     pub fn away(&self, away: bool) {
         self.server.set_away(away);

@@ -22,7 +22,8 @@ use tickcast::zmtp::parser;
 pub const PEPPER: &str = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
 const SCHEMA: &str = "
 CREATE TABLE api_keys (id INTEGER PRIMARY KEY, user_id VARCHAR NOT NULL UNIQUE, api_key_hash TEXT NOT NULL);
-CREATE TABLE auth (id INTEGER PRIMARY KEY, name VARCHAR(255) NOT NULL UNIQUE, broker VARCHAR(20) NOT NULL, is_revoked BOOLEAN);
+CREATE TABLE auth (id INTEGER PRIMARY KEY, name VARCHAR(255) NOT NULL UNIQUE, auth TEXT, feed_token TEXT, broker VARCHAR(20) NOT NULL,
+  user_id VARCHAR(255), is_revoked BOOLEAN);
 ";
 
 /// An OpenAlgo database with one key per user, `key-USER`; removed when dropped.
@@ -62,6 +63,11 @@ impl Keys {
     /// The user logs in at another broker.
     pub fn log_in(&self, user: &str, broker: &str) {
         self.execute(&format!("UPDATE auth SET broker = '{broker}', is_revoked = 0 WHERE name = '{user}'"));
+    }
+
+    /// The broker's token of this login, as OpenAlgo stores it: encrypted.
+    pub fn store_token(&self, user: &str, encrypted: &str) {
+        self.execute(&format!("UPDATE auth SET auth = '{encrypted}', is_revoked = 0 WHERE name = '{user}'"));
     }
 
     /// Nothing can be read from it any more.

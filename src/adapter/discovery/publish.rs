@@ -7,7 +7,7 @@
 
 use super::{BEAT, Entry, Place, Registry, RegistryError, Whose};
 use crate::adapter::publisher::{self, BatchPublisher, PublishError, PublisherTask, stand_ins};
-use crate::policy::backoff::{self, Backoff};
+use crate::policy::backoff::Backoff;
 use crate::zmtp::listener::BindCause;
 use crate::zmtp::{Direction, Endpoint};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// How long the first registration is tried; many may begin at once.
 const REGISTER_WAIT: Duration = Duration::from_secs(10);
 /// Waits after a renewal that failed: shorter than what a server grants after its own failure.
-const RETRY: backoff::Config = backoff::Config { first: Duration::from_millis(100), max: Duration::from_secs(1) };
+const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
 
 /// Why a publisher could not register.
 #[derive(Debug, thiserror::Error)]
@@ -114,7 +114,7 @@ async fn is_anothers(
     endpoint: &Endpoint,
     whose: &Whose,
 ) -> Result<(bool, Box<dyn Registry>), RegisterError> {
-    let (begin, mut backoff) = (Instant::now(), Backoff::new(RETRY));
+    let (begin, mut backoff) = (Instant::now(), RETRY);
     loop {
         let entry = Entry { endpoint: endpoint.clone(), whose: whose.clone() };
         let asked = tokio::task::spawn_blocking(move || (registry.is_anothers(&entry), registry)).await;
@@ -123,10 +123,7 @@ async fn is_anothers(
         match answer {
             Ok(held) => return Ok((held, registry)),
             Err(error) if begin.elapsed() >= REGISTER_WAIT => return Err(error.into()),
-            Err(_) => {
-                let now = Instant::now();
-                tokio::time::sleep(backoff.failed(now, &mut rand::rng()).duration_since(now)).await;
-            }
+            Err(_) => tokio::time::sleep(backoff.wait(rand::random())).await,
         }
     }
 }
@@ -146,7 +143,7 @@ impl Lease {
     pub fn take(place: &Place, entry: Entry) -> Result<Self, RegisterError> {
         let (stop, stopped) = sync_channel(0);
         let (tell, told) = sync_channel(1);
-        let renewal = Renewal { registry: place.registry(), entry, backoff: Backoff::new(RETRY), tell: Some(tell) };
+        let renewal = Renewal { registry: place.registry(), entry, backoff: RETRY, tell: Some(tell) };
         let renewing = std::thread::Builder::new().name("lease".into()).spawn(move || renewal.run(&stopped))?;
         let lease = Lease { stop: Some(stop), renewing: Some(renewing) };
         told.recv().map_err(std::io::Error::other)??;
@@ -194,20 +191,19 @@ impl Renewal {
         if self.tell.is_some() {
             tracing::info!(endpoint = %self.entry.endpoint, "registered");
             self.tell(Ok(()));
-        } else if self.backoff.failures() > 0 {
+        } else if self.backoff.is_failing() {
             tracing::info!("the registry is back");
         }
-        self.backoff.succeeded();
+        self.backoff.reset();
         BEAT
     }
 
     /// The wait until the next attempt; one warning when it begins to fail.
     fn failed(&mut self, error: &RegistryError) -> Duration {
-        if self.backoff.failures() == 0 {
+        if !self.backoff.is_failing() {
             tracing::warn!(%error, "cannot register now; publishing goes on, and it is tried again");
         }
-        let now = Instant::now();
-        self.backoff.failed(now, &mut rand::rng()).duration_since(now)
+        self.backoff.wait(rand::random())
     }
 }
 

@@ -9,7 +9,7 @@ use super::metrics::DiscoveryMetrics;
 use super::{Look, Place, Row, wall_millis};
 use crate::adapter::external::machine::Owner;
 use crate::limits::DISCOVERY_ENDPOINTS_MAX;
-use crate::policy::backoff::{self, Backoff};
+use crate::policy::backoff::Backoff;
 use crate::zmtp::{Endpoint, listener};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ const GRACE: Duration = Duration::from_secs(3);
 /// Wall clock and monotonic clock may part by this much between two looks; more is a step.
 const STEP: Duration = Duration::from_secs(1);
 /// Waits after looks that failed.
-const RETRY: backoff::Config = backoff::Config { first: LOOK, max: Duration::from_secs(2) };
+const RETRY: Backoff = Backoff::new(LOOK, Duration::from_secs(2));
 
 /// `cause`: an entry that cannot be read, or holds for ever.
 pub const CAUSE_MALFORMED: &str = "malformed";
@@ -146,15 +146,15 @@ fn named_once(endpoint: Endpoint) -> Endpoint {
 /// Looks until it is dropped; blocks its thread while it does. `leases` always holds the newest.
 pub async fn run(place: Place, config: Config, leases: watch::Sender<Leases>, metrics: DiscoveryMetrics) {
     let (mut registry, mut watch) = (place.registry(), Watch::new(config));
-    let mut backoff = Backoff::new(RETRY);
+    let mut backoff = RETRY;
     loop {
         let looked = registry.look();
         let now = Instant::now();
         let wait = match looked {
             Ok(look) => {
-                if backoff.failures() > 0 {
+                if backoff.is_failing() {
                     tracing::info!(registry = place.label(), "the registry of publishers is back");
-                    backoff.succeeded();
+                    backoff.reset();
                 }
                 metrics.found.increment(1);
                 clear_sockets(&look);
@@ -173,10 +173,10 @@ pub async fn run(place: Place, config: Config, leases: watch::Sender<Leases>, me
             Err(error) => {
                 watch.failed(now);
                 metrics.failed.increment(1);
-                if backoff.failures() == 0 {
+                if !backoff.is_failing() {
                     tracing::warn!(%error, "the registry of publishers cannot be used; those known are kept, and it is tried again");
                 }
-                backoff.failed(now, &mut rand::rng()).duration_since(now)
+                backoff.wait(rand::random())
             }
         };
         sleep(wait).await;

@@ -24,6 +24,11 @@ impl Book {
         Book { dialect, files, held: watch::Sender::new(None) }
     }
 
+    /// The table as it was read last; waits for nothing.
+    pub fn held(&self) -> Option<Arc<Table>> {
+        self.held.borrow().as_ref().map(|(_, table)| Arc::clone(table))
+    }
+
     /// The table, read now if the files have changed since. Two callers may both read; the later one's table stays.
     ///
     /// # Errors

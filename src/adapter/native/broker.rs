@@ -8,6 +8,7 @@ use super::credentials::Credentials;
 use super::tick::NativeTick;
 use crate::adapter::symbols::{Dialect, FeedExchange, Listing};
 use crate::model::Mode;
+use crate::policy::refusal::is_auth_error;
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::time::Duration;
@@ -137,6 +138,8 @@ pub trait Broker: Send + Sync + 'static {
     const CREDENTIALS: &'static [&'static str];
     /// Where order updates come from, at brokers that have a server of its own for them.
     const ORDER_URL: Option<&'static str> = None;
+    /// Whether OpenAlgo stores its API key with the token, as `api_key:access_token`.
+    const KEY_IN_TOKEN: bool = false;
     /// Whether its requests carry marks, for [`Event::Overfull`].
     const HAS_MARKS: bool = false;
 
@@ -194,42 +197,4 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Reads one message.
     fn decode(&self, session: &mut Self::Session, message: Message<'_>, out: &mut Vec<Event<Self::Token>>);
-}
-
-/// Whether a text tells of refused credentials: OpenAlgo's words (protocol 4.3), in any case.
-pub fn is_auth_error(text: &str) -> bool {
-    const WORDS: [&str; 15] = [
-        "401",
-        "403",
-        "unauthorized",
-        "forbidden",
-        "authentication failed",
-        "auth failed",
-        "invalid token",
-        "token expired",
-        "access denied",
-        "invalid credentials",
-        "session expired",
-        "access token has expired",
-        "tokenexception",
-        "invalid api_key",
-        "invalid session",
-    ];
-    let text = text.to_ascii_lowercase();
-    WORDS.iter().any(|word| text.contains(word))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_words_of_refused_credentials_are_known_in_any_case() {
-        for text in ["HTTP 403 Forbidden", "Token Expired, log in again", "TokenException: x", "Session expired"] {
-            assert!(is_auth_error(text), "{text}");
-        }
-        for text in ["", "connection reset by peer", "HTTP 503"] {
-            assert!(!is_auth_error(text), "{text}");
-        }
-    }
 }

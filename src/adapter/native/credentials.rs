@@ -1,16 +1,17 @@
 //! A broker account's credentials: where they come from, and a holder that shows them to nobody.
 //!
-//! In: variables that `config` read at the start, or a file that only its owner can read, looked at anew before every
-//! connect, so that a renewed token is used without a restart. Out: [`Credentials`], whose `Debug` shows names only, and a
+//! In: variables that `config` read at the start, or a file that only its owner can read or OpenAlgo's database, looked at anew
+//! before every connect, so that a renewed token is used without a restart. Out: [`Credentials`], whose `Debug` shows names only, and a
 //! [`Fingerprint`] that says whether they have changed. Nothing here is ever logged. Tests: at the end.
 
+use crate::auth::login::{BrokerLogin, BrokerLogins, LoginError};
 use crate::limits::CREDENTIALS_BYTES_MAX;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// Named secrets, e.g. `api_key`.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -21,12 +22,43 @@ pub struct Credentials(BTreeMap<String, String>);
 pub struct Fingerprint(pub u64);
 
 /// Where an account's credentials are.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub enum Source {
     /// Given at the start.
     Given(Credentials),
     /// `name=value` lines in a file of mode 0600 or stricter.
     File(PathBuf),
+    /// What OpenAlgo has stored of the user's last login.
+    OpenAlgo(OpenAlgoLogin),
+}
+
+/// One user's login at one broker, in OpenAlgo's database.
+#[derive(Clone)]
+pub struct OpenAlgoLogin {
+    /// The database.
+    pub logins: Arc<BrokerLogins>,
+    /// OpenAlgo's name of the user.
+    pub user: String,
+    /// The broker's name there.
+    pub broker: String,
+    /// `BROKER_API_KEY`, which is not in the database.
+    pub api_key: Option<String>,
+}
+
+impl OpenAlgoLogin {
+    fn read(&self) -> Result<Credentials, LoginError> {
+        let BrokerLogin { token, feed_token, client } = self.logins.read(&self.user, &self.broker)?;
+        // Zerodha's is stored as `api_key:access_token`.
+        let own_key = token.split_once(':').map(|(key, _)| key.to_owned());
+        let named = [
+            ("user_id", self.api_key.clone().or_else(|| client.clone())),
+            ("api_key", own_key.or_else(|| self.api_key.clone())),
+            ("access_token", Some(token)),
+            ("feed_token", feed_token),
+            ("client_code", client),
+        ];
+        Ok(Credentials::new(named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)))))
+    }
 }
 
 /// Why there are none. Never holds a value.
@@ -56,6 +88,9 @@ pub enum CredentialsError {
         /// Counted from 1.
         line: usize,
     },
+    /// OpenAlgo has none.
+    #[error(transparent)]
+    OpenAlgo(#[from] LoginError),
 }
 
 impl Credentials {
@@ -97,6 +132,7 @@ impl fmt::Debug for Source {
         match self {
             Source::Given(credentials) => f.debug_tuple("Given").field(credentials).finish(),
             Source::File(path) => f.debug_tuple("File").field(path).finish(),
+            Source::OpenAlgo(login) => f.debug_tuple("OpenAlgo").field(&login.user).finish(),
         }
     }
 }
@@ -110,6 +146,7 @@ impl Source {
         match self {
             Source::Given(credentials) => Ok(credentials.clone()),
             Source::File(path) => read_file(path),
+            Source::OpenAlgo(login) => Ok(login.read()?),
         }
     }
 }

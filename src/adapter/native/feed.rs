@@ -148,6 +148,8 @@ struct Feed<B: Broker> {
     next_beat: Instant,
     /// What this feed has added to the broker's gauge.
     capacity: usize,
+    /// Connections told last: up, and needed.
+    connections: (usize, usize),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,6 +199,7 @@ impl<B: Broker> Feed<B> {
             stage: Stage::Starting,
             next_beat: Instant::now(),
             capacity: 0,
+            connections: (0, 0),
         }
     }
 
@@ -205,6 +208,7 @@ impl<B: Broker> Feed<B> {
             self.send_changes();
             self.answer_sent();
             self.show_capacity();
+            self.show_connections();
             while let Some(report) = self.reports.pop_front() {
                 if self.io.reports.send(report).await.is_err() {
                     return;
@@ -447,7 +451,22 @@ impl<B: Broker> Feed<B> {
         }
     }
 
+    fn show_connections(&mut self) {
+        if !matches!(self.stage, Stage::Up | Stage::Down) {
+            return;
+        }
+        let up = self.rows.iter().filter(|row| row.link.is_up()).count();
+        let needed = self.rows.iter().filter(|row| !row.link.is_idle()).count();
+        if self.connections != (up, needed) {
+            self.connections = (up, needed);
+            self.reports.push_back(Report::Connections { up, needed });
+        }
+    }
+
     fn end(&mut self, last: Report) {
+        if self.stage == Stage::Over {
+            return;
+        }
         self.reports.push_back(last);
         self.stage = Stage::Over;
     }

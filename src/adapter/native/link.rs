@@ -1,35 +1,29 @@
 //! The life of one connection to a broker, without the connection: a pure machine.
 //!
 //! In: what happened ([`Input`]) and the time. Out: what to do ([`Action`]s), and when to look again. Promises: credentials are
-//! read before every connect, never kept from the last one; waits double from 0.25 s to 2 s (± 20 %) while it has been down for
-//! less than two minutes, then to 60 s; refused credentials are not tried again unchanged (unless the broker wants that), and
-//! after so many refusals only looked at; silence beyond the broker's limit is death, and so is, at a broker that answers pings, a
-//! ping without an answer: a path that was cut need not tell anybody. Tests: `link/tests.rs`.
+//! read before every connect, never kept from the last one; waits are those of `policy::backoff::Reconnects`; refused credentials
+//! are not tried again unchanged (unless the broker wants that), and after so many refusals only looked at; silence beyond the
+//! broker's limit is death, and so is, at a broker that answers pings, a ping without an answer: a path that was cut need not
+//! tell anybody. Tests: `link/tests.rs`.
 
 #[cfg(test)]
 mod tests;
 
 use super::broker::Limits;
 use super::credentials::Fingerprint;
-use crate::zmtp::Backoff;
+use crate::policy::backoff::{LOOK, LOOK_SELDOM, Reconnects};
 use std::time::{Duration, Instant};
 
 /// Opening, upgrade included, may take this long.
 const OPEN: Duration = Duration::from_secs(10);
 /// A connection lost before it stood this long counts as one more failure: the broker may be refusing us.
 const STEADY: Duration = Duration::from_secs(5);
-/// So long waits stay short.
-const QUICK: Duration = Duration::from_secs(120);
 /// A broker that has said nothing for this long is sent a ping. Its own libraries ping every 2.5 s (Kite) or 3 s (Noren).
 const PROBE: Duration = Duration::from_millis(2500);
 /// One that answers pings has this long to do so.
 const ANSWER: Duration = Duration::from_millis(2500);
 /// Woken later than this we were stalled ourselves, and what came meanwhile is still to be read.
 const LATE: Duration = Duration::from_millis(500);
-/// Refused credentials are looked at this often to see whether they have changed.
-const LOOK: Duration = Duration::from_secs(5);
-/// As [`LOOK`], after too many refusals: even new credentials are tried no more often.
-const LOOK_SELDOM: Duration = Duration::from_secs(60);
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +82,7 @@ enum State {
     Reading,
     Opening { print: Fingerprint, until: Instant },
     LoggingIn { print: Fingerprint, until: Instant },
-    Live { print: Fingerprint, since: Instant, heard: Instant, beat: Option<Instant>, probe: Probe },
+    Live { print: Fingerprint, heard: Instant, beat: Option<Instant>, probe: Probe },
     Barred { look: Instant },
     Looking,
 }
@@ -114,10 +108,7 @@ impl Probe {
 pub struct Link {
     limits: Limits,
     state: State,
-    quick: Backoff,
-    slow: Backoff,
-    /// Since when it has not been ready, while it is wanted.
-    down_since: Option<Instant>,
+    reconnects: Reconnects,
     /// The credentials that were refused last, and how often in a row any were.
     refused: Option<(Fingerprint, u32)>,
 }
@@ -128,9 +119,7 @@ impl Link {
         Link {
             limits,
             state: State::Idle,
-            quick: Backoff::default(),
-            slow: Backoff::new(Duration::from_secs(4), Duration::from_secs(60)),
-            down_since: None,
+            reconnects: Reconnects::new(STEADY),
             refused: refused.map(|print| (print, 1)),
         }
     }
@@ -174,13 +163,10 @@ impl Link {
             (Input::Stop, State::Idle) => vec![],
             (Input::Stop, _) => {
                 self.state = State::Idle;
-                self.down_since = None;
+                self.reconnects.rest();
                 vec![Action::Close]
             }
-            (Input::Start, State::Idle) => {
-                self.down_since = Some(now);
-                self.read()
-            }
+            (Input::Start, State::Idle) => self.read(),
             (Input::Credentials(print), State::Reading | State::Looking) => self.credentials(print, now),
             (Input::NoCredentials(reason), State::Reading) => self.wait(reason, now, chance),
             (Input::NoCredentials(_), State::Looking) => self.bar(now),
@@ -203,12 +189,9 @@ impl Link {
                 probe.answers = true;
                 vec![]
             }
-            (Input::Heard, State::Live { since, heard, probe, .. }) => {
+            (Input::Heard, State::Live { heard, probe, .. }) => {
                 *heard = now;
                 probe.heard(now);
-                if now - *since >= STEADY {
-                    self.settled();
-                }
                 vec![]
             }
             (Input::Refused(reason), State::Opening { print, .. } | State::LoggingIn { print, .. })
@@ -287,33 +270,20 @@ impl Link {
         let beat = self.limits.heartbeat.map(|period| now + period);
         // Asked at once, to know whether it answers at all.
         let probe = Probe { at: now + ANSWER, asked: true, answers: false };
-        self.state = State::Live { print, since: now, heard: now, beat, probe };
+        self.state = State::Live { print, heard: now, beat, probe };
         self.refused = None;
+        self.reconnects.up(now);
         vec![Action::Up, Action::Probe]
     }
 
-    /// It has stood long enough to be believed.
-    fn settled(&mut self) {
-        self.quick.reset();
-        self.slow.reset();
-        self.down_since = None;
-    }
-
     fn lost(&mut self, reason: String, now: Instant, chance: f64) -> Vec<Action> {
-        if let State::Live { since, .. } = self.state
-            && now - since >= STEADY
-        {
-            self.settled();
-        }
         let mut actions = vec![Action::Close];
         actions.extend(self.wait(reason, now, chance));
         actions
     }
 
     fn wait(&mut self, reason: String, now: Instant, chance: f64) -> Vec<Action> {
-        let down_since = *self.down_since.get_or_insert(now);
-        let backoff = if now - down_since < QUICK { &mut self.quick } else { &mut self.slow };
-        self.state = State::Waiting { until: now + backoff.wait(chance) };
+        self.state = State::Waiting { until: now + self.reconnects.failed(now, chance) };
         vec![Action::Down(reason)]
     }
 

@@ -5,7 +5,7 @@
 //! messages for it. Out: [`Heard`]. Promise: a message is sent on the connection it was meant for or not at all; whoever
 //! drops the sender of a connection ends it. Knows no message. Tests: `tests/adapter_process.rs`.
 
-use crate::zmtp::Backoff;
+use crate::policy::backoff::Backoff;
 use bytes::Bytes;
 use std::time::Duration;
 use tokio::sync::mpsc;

@@ -12,8 +12,8 @@ mod tests;
 use super::words::{self, Card, Told};
 use crate::adapter::{CallError, Command, Report};
 use crate::limits;
+use crate::policy::backoff::Reconnects;
 use crate::shards::key::{CallId, KeyName};
-use crate::zmtp::Backoff;
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -23,8 +23,8 @@ use tokio::time::Instant;
 pub const BEAT: Duration = Duration::from_secs(2);
 /// Calls without an answer, counted: more than a server has pending for one user.
 pub const CALLS_MAX: usize = 2 * limits::ADAPTER_CALLS_PENDING;
-/// Failed logins are tried again soon for so long, then seldom.
-const QUICK: Duration = Duration::from_secs(120);
+/// A login that was lost before it stood this long counts as one more that failed.
+const STEADY: Duration = Duration::from_secs(5);
 /// A connection on which nothing was heard for so long is given up. A server that was stopped and goes on reads the hellos that wait
 /// on the old one at once; a new one would have to be made first.
 const GIVE_UP: Duration = Duration::from_secs(30);
@@ -107,9 +107,7 @@ pub struct Machine {
     /// What the adapter is told once it is logged in.
     waiting: VecDeque<Command>,
     last_call: u64,
-    failing_since: Option<Instant>,
-    quick: Backoff,
-    slow: Backoff,
+    logins: Reconnects,
     out: Vec<Effect>,
 }
 
@@ -127,9 +125,7 @@ impl Machine {
             calls: BTreeMap::new(),
             waiting: VecDeque::new(),
             last_call: 0,
-            failing_since: None,
-            quick: Backoff::default(),
-            slow: Backoff::new(Duration::from_secs(4), Duration::from_secs(60)),
+            logins: Reconnects::new(STEADY),
             out: Vec::new(),
         }
     }
@@ -181,10 +177,12 @@ impl Machine {
     /// The adapter said this; `chance` lies in 0..1.
     pub fn report(&mut self, report: Report, now: Instant, chance: f64) {
         match report {
-            Report::Connected if self.feed == Feed::Starting => self.logged_in(),
-            Report::ConnectFailed { reason, .. } | Report::Lost { reason } => self.ended(&reason, now, chance),
+            Report::Connected if self.feed == Feed::Starting => self.logged_in(now),
+            Report::ConnectFailed { reason, .. } | Report::LoginRefused { reason } | Report::Lost { reason } => {
+                self.ended(&reason, now, chance)
+            }
             Report::Answer { call, outcome } => self.answer(call, outcome),
-            Report::Down { reason } if self.feed == Feed::Up => {
+            Report::Down { reason } | Report::Reauthenticating { reason } if self.feed == Feed::Up => {
                 self.feed = Feed::Down;
                 self.broken(&reason);
             }
@@ -193,8 +191,8 @@ impl Machine {
                 self.mended();
             }
             Report::Disconnected => self.ended("it has logged out", now, chance),
-            Report::Connected | Report::Down { .. } | Report::Restored => {}
-            Report::Heartbeat | Report::Capacity { .. } => {}
+            Report::Connected | Report::Down { .. } | Report::Reauthenticating { .. } | Report::Restored => {}
+            Report::Heartbeat | Report::Capacity { .. } | Report::Connections { .. } => {}
         }
     }
 
@@ -385,20 +383,17 @@ impl Machine {
         self.out.push(Effect::Start);
     }
 
-    fn logged_in(&mut self) {
+    fn logged_in(&mut self, now: Instant) {
         self.feed = Feed::Up;
-        self.failing_since = None;
-        self.quick.reset();
-        self.slow.reset();
+        self.logins.up(now.into_std());
         self.mended();
         self.out.extend(self.waiting.drain(..).map(Effect::Tell));
     }
 
     /// The adapter could not log in, or is dead: whoever waits for it is told, and it is made anew after a while.
     fn failed(&mut self, reason: &str, now: Instant, chance: f64) {
-        let since = *self.failing_since.get_or_insert(now);
-        let backoff = if now.duration_since(since) < QUICK { &mut self.quick } else { &mut self.slow };
-        self.feed = Feed::Failed { until: now + backoff.wait(chance), reason: reason.to_owned() };
+        let wait = self.logins.failed(now.into_std(), chance);
+        self.feed = Feed::Failed { until: now + wait, reason: reason.to_owned() };
         let open: Vec<CallId> = self.calls.keys().copied().collect();
         for call in open {
             self.settle(call, &Err(CallError::Refused(reason.to_owned())));

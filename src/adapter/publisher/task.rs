@@ -6,8 +6,9 @@
 use super::batch::{Batcher, Frames};
 use super::{ITEM_BYTES, PublishError};
 use crate::model::ByteBudget;
+use crate::policy::backoff::Backoff;
+use crate::zmtp::Endpoint;
 use crate::zmtp::listener::{self, BindCause, BindError, Bound};
-use crate::zmtp::{Backoff, Endpoint};
 use bytes::Bytes;
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,18 +1,19 @@
-//! The task of one user: a loop that waits for one thing, then takes the step that what is desired demands.
+//! The task of one user: waits for one thing, tells the machine, does what the machine wants.
 
 mod calls;
 
 use self::calls::Pending;
+use super::machine::{Action, Input, Machine, Stands};
 use super::signs::AtBroker;
-use super::{CLOSE_WAIT, Desired, Handle, Owner, RETRY_SCAN, State, Status, Supervisors, Unstarted, broker_fault};
+use super::{Desired, Handle, Owner, RETRY_SCAN, State, Status, Supervisors, Unstarted, broker_fault};
 use crate::adapter::metrics::{CallOp, CallOutcome};
 use crate::adapter::{CallError, Command, Io, Report};
 use crate::model::UserId;
-use crate::shards::key::{Call, CallId, Fault, FaultCode, KeyName, Op, retry_delay};
+use crate::policy::refusal::is_auth_error;
+use crate::shards::key::{Call, CallId, Fault, FaultCode, KeyName, Op};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -25,52 +26,20 @@ pub(super) struct Actor {
     handle: Arc<Handle>,
     queue: mpsc::Receiver<(Call, KeyName)>,
     status: watch::Sender<Status>,
-    phase: Phase,
-    /// Ticket and rebuild count that the last start took into account.
-    tried: u64,
-    rebuilt: u64,
-    /// When the adapter goes if nobody comes; set while there is no session.
-    linger_until: Option<Instant>,
-    /// Starts that failed and adapters lost soon after their start, in a row.
-    failures: u32,
-    /// Clearings of a kept adapter that failed in a row.
-    uncleared: u32,
-    /// When the adapter became ready.
-    ready_since: Instant,
-    /// It has said that its broker is not connected.
-    down: bool,
+    machine: Machine,
+    adapter: Option<Running>,
+    /// Why there is none, told to whoever asks.
+    fault: Option<Fault>,
+    /// When the adapter was told to connect.
+    connecting_since: Instant,
+    /// The call that clears a kept adapter, and when it was made.
+    clearing: Option<(CallId, Instant)>,
     pending: HashMap<CallId, Pending>,
     /// Deadlines of pending calls, oldest first; an id that is not pending any more is skipped.
     deadlines: VecDeque<(Instant, CallId)>,
     late: HashMap<CallId, (Op, KeyName)>,
     at_broker: AtBroker,
     next_scan: Option<Instant>,
-}
-
-/// Where the user's adapter stands.
-enum Phase {
-    /// There is none.
-    Down { fault: Option<Fault>, retry_at: Option<Instant> },
-    /// There is one.
-    Up { adapter: Running, stage: Stage },
-}
-
-enum Stage {
-    Connecting {
-        since: Instant,
-    },
-    Ready {
-        kept: bool,
-        clear_at: Option<Instant>,
-    },
-    /// A kept adapter is told to let go of everything; keys wait for the answer.
-    Clearing {
-        call: CallId,
-        since: Instant,
-    },
-    Closing {
-        since: Instant,
-    },
 }
 
 /// A live adapter task; aborted when dropped.
@@ -103,6 +72,7 @@ impl Actor {
         unstarted: Unstarted,
     ) -> Self {
         Actor {
+            machine: Machine::new(all.config.clone()),
             all,
             user,
             name,
@@ -110,14 +80,10 @@ impl Actor {
             handle,
             queue: unstarted.queue,
             status: unstarted.status,
-            phase: Phase::Down { fault: None, retry_at: None },
-            tried: 0,
-            rebuilt: 0,
-            linger_until: None,
-            failures: 0,
-            uncleared: 0,
-            ready_since: Instant::now(),
-            down: false,
+            adapter: None,
+            fault: None,
+            connecting_since: Instant::now(),
+            clearing: None,
             pending: HashMap::new(),
             deadlines: VecDeque::new(),
             late: HashMap::new(),
@@ -127,22 +93,31 @@ impl Actor {
     }
 
     pub(super) async fn run(mut self) {
-        while self.step() {
-            match self.wait().await {
-                Woken::Look => {}
-                Woken::Call(call, name) => self.take_call(call, name),
-                Woken::Report(Some(report)) => self.take_report(report),
-                Woken::Report(None) => self.adapter_ended("the adapter ended by itself"),
+        let mut inputs = vec![Input::Look];
+        while inputs.into_iter().all(|input| self.tell(input)) {
+            inputs = match self.wait().await {
+                Woken::Look => vec![],
+                Woken::Call(call, name) => {
+                    self.take_call(call, name);
+                    vec![]
+                }
+                Woken::Report(Some(report)) => self.take_report(report).into_iter().collect(),
+                Woken::Report(None) => {
+                    vec![Input::Ended { reason: "the adapter ended by itself".to_owned(), refused: false }]
+                }
+            };
+            self.expire_calls(Instant::now());
+            self.scan_retries(Instant::now());
+            if inputs.is_empty() {
+                inputs.push(Input::Look);
             }
         }
     }
 
     async fn wait(&mut self) -> Woken {
-        let wake = self.next_wake();
-        let reports = match &mut self.phase {
-            Phase::Up { adapter, .. } => Some(&mut adapter.reports),
-            Phase::Down { .. } => None,
-        };
+        let deadline = self.deadlines.front().map(|(at, _)| *at);
+        let wake = [self.machine.wake_at(), deadline, self.next_scan].into_iter().flatten().min();
+        let reports = self.adapter.as_mut().map(|adapter| &mut adapter.reports);
         let report = async {
             match reports {
                 Some(reports) => reports.recv().await,
@@ -165,110 +140,51 @@ impl Actor {
         }
     }
 
-    fn next_wake(&self) -> Option<Instant> {
-        let config = &self.all.config;
-        let phase = match &self.phase {
-            Phase::Down { retry_at, .. } => *retry_at,
-            Phase::Up { stage, .. } => match stage {
-                Stage::Connecting { since } => Some(*since + config.connect_timeout),
-                Stage::Ready { clear_at, .. } => *clear_at,
-                Stage::Clearing { since, .. } => Some(*since + config.call_timeout),
-                Stage::Closing { since } => Some(*since + CLOSE_WAIT),
-            },
-        };
-        let linger = match &self.phase {
-            // A kept or closing adapter lingers no more.
-            Phase::Up { stage: Stage::Connecting { .. } | Stage::Ready { kept: false, .. }, .. } => self.linger_until,
-            _ => None,
-        };
-        let deadline = self.deadlines.front().map(|(at, _)| *at);
-        [phase, linger, deadline, self.next_scan].into_iter().flatten().min()
-    }
-
-    /// Does everything that is due, until nothing more is. `false` when the task has nothing left to live for.
-    fn step(&mut self) -> bool {
-        let now = Instant::now();
-        self.expire_calls(now);
-        self.scan_retries(now);
-        let Some(desired) = self.owner.desired(self.user) else { return false };
-        if desired.sessions > 0 {
-            self.linger_until = None;
-        } else {
-            self.linger_until.get_or_insert(now + self.all.config.linger);
-        }
-        let alive = match &self.phase {
-            Phase::Down { .. } => self.step_down(&desired, now),
-            Phase::Up { .. } => self.step_up(&desired, now),
-        };
-        self.publish(&desired);
-        alive
-    }
-
-    fn step_down(&mut self, desired: &Desired, now: Instant) -> bool {
-        let Phase::Down { retry_at, .. } = &self.phase else { return true };
-        if desired.sessions == 0 {
-            // Nobody is there: keys that still wait for a broker that is gone are forgotten, and so is the user.
-            self.new_generation(true);
-            return !self.owner.retire(self.user, desired.ticket);
-        }
-        let asked = desired.ticket > self.tried || desired.rebuild > self.rebuilt;
-        if asked || retry_at.is_some_and(|at| at <= now) {
-            self.start_adapter(desired, now);
+    /// Tells the machine and does what it wants. `false` when the task has nothing left to live for.
+    fn tell(&mut self, input: Input) -> bool {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            let Some(desired) = self.owner.desired(self.user) else { return false };
+            for action in self.machine.on(input, &desired, Instant::now(), rand::random()) {
+                match action {
+                    Action::Make(broker) => inputs.extend(self.make(broker).err()),
+                    Action::Disconnect => inputs.extend(self.command(Command::Disconnect)),
+                    Action::Drop => {
+                        (self.adapter, self.clearing) = (None, None);
+                        self.handle.signs.forget();
+                    }
+                    Action::Clear => {
+                        let call = self.all.calls.next();
+                        self.clearing = Some((call, Instant::now()));
+                        inputs.extend(self.command(Command::UnsubscribeAll { call }));
+                    }
+                    Action::Uncleared => self.uncleared(),
+                    Action::Begin { fresh } => self.new_generation(fresh),
+                    Action::Fail { code, reason } => self.fail(code, &reason, &desired),
+                    Action::Retire if self.owner.retire(self.user, desired.ticket) => return false,
+                    // Somebody has come.
+                    Action::Retire => {}
+                }
+            }
+            self.publish(&desired);
         }
         true
     }
 
-    fn step_up(&mut self, desired: &Desired, now: Instant) -> bool {
-        let config = &self.all.config;
-        let Phase::Up { adapter, stage } = &mut self.phase else { return true };
-        let other_broker = desired.broker.as_ref().is_some_and(|b| *b != adapter.broker);
-        let replace = other_broker || desired.rebuild > self.rebuilt;
-        let unused = self.linger_until.is_some_and(|at| at <= now);
-        match stage {
-            Stage::Closing { since } if *since + CLOSE_WAIT <= now => self.gone(),
-            Stage::Closing { .. } => {}
-            Stage::Connecting { since } if *since + config.connect_timeout <= now => {
-                self.start_failed(FaultCode::BrokerConnection, "The broker connection timed out", desired.sessions);
-            }
-            _ if replace => self.close(now),
-            Stage::Connecting { .. } if unused => self.close(now),
-            Stage::Connecting { .. } => {}
-            Stage::Ready { kept, clear_at } => {
-                let keep = config.keep_alive.contains(&*adapter.broker);
-                if desired.sessions > 0 {
-                    (*kept, *clear_at) = (false, None);
-                } else if unused && !keep {
-                    self.close(now);
-                } else if unused && (!*kept || clear_at.is_some_and(|at| at <= now)) {
-                    self.clear(now);
-                }
-            }
-            Stage::Clearing { since, .. } if *since + config.call_timeout <= now => {
-                self.cleared(Err(CallOutcome::Timeout), "not answered in time", now);
-            }
-            Stage::Clearing { .. } => {}
-        }
-        match &self.phase {
-            // `close`, `gone` and failures may have taken it down: what is desired is looked at anew.
-            Phase::Down { .. } => self.step_down(desired, now),
-            Phase::Up { .. } => true,
-        }
-    }
-
     fn publish(&self, desired: &Desired) {
-        let idle = desired.sessions == 0;
-        let state = match &self.phase {
-            Phase::Down { fault: Some(fault), .. } => State::Failed(fault.clone()),
-            Phase::Down { fault: None, .. } => State::Absent,
-            Phase::Up { stage, .. } => match stage {
-                Stage::Connecting { .. } => State::Connecting,
-                Stage::Ready { kept: true, .. } => State::Kept,
-                Stage::Ready { .. } | Stage::Clearing { .. } if idle => State::Lingering,
-                Stage::Ready { .. } if self.down => State::Down,
-                Stage::Ready { .. } => State::Ready,
-                Stage::Clearing { .. } => State::Connecting,
-                Stage::Closing { .. } => State::Closing,
-            },
+        let fault = || self.fault.clone().unwrap_or_else(|| Fault::new(FaultCode::Broker, "There is no adapter"));
+        let state = match self.machine.stands(self.next_scan.is_some()) {
+            Stands::Absent => State::Absent,
+            Stands::Connecting => State::Connecting,
+            Stands::Live => State::Live,
+            Stands::Degraded => State::Degraded,
+            Stands::Reauthenticating { takes_calls } => State::Reauthenticating { takes_calls },
+            Stands::Down => State::Down,
+            Stands::Lingering => State::Lingering,
+            Stands::Kept => State::Kept,
+            Stands::Closing => State::Closing,
+            Stands::Failed { refused: false } => State::Failed(fault()),
+            Stands::Failed { refused: true } => State::Refused(fault()),
         };
         let status = Status { ticket: desired.ticket, state };
         self.status.send_if_modified(|seen| {
@@ -278,15 +194,9 @@ impl Actor {
         });
     }
 
-    fn start_adapter(&mut self, desired: &Desired, now: Instant) {
-        self.tried = desired.ticket;
-        self.rebuilt = desired.rebuild;
-        let Some(broker) = desired.broker.clone() else {
-            self.pending_fail(&Fault::new(FaultCode::Broker, "No broker configured for this user"));
-            let fault = broker_fault(FaultCode::Broker, self.user, "none", "No broker is configured", "no broker row");
-            self.phase = Phase::Down { fault: Some(fault), retry_at: None };
-            return;
-        };
+    /// Makes the adapter and tells it to connect.
+    fn make(&mut self, broker: Arc<str>) -> Result<(), Input> {
+        self.fault = None;
         match self.all.factory.make(&broker, &self.name) {
             Ok(made) => {
                 // A call's answer takes one place, and so does each change of state.
@@ -296,151 +206,124 @@ impl Actor {
                 let task = self.all.runtime.spawn(task).abort_handle();
                 let sent = commands.try_send(Command::Connect);
                 debug_assert!(sent.is_ok(), "a new queue has room");
-                let adapter = Running { broker, commands, reports, task };
-                self.phase = Phase::Up { adapter, stage: Stage::Connecting { since: now } };
+                self.connecting_since = Instant::now();
+                self.adapter = Some(Running { broker, commands, reports, task });
+                Ok(())
             }
             Err(reason) => {
                 let text = format!("No adapter for this broker: {reason}");
                 let fault = broker_fault(FaultCode::Broker, self.user, &broker, &text, &reason);
                 self.pending_fail(&fault);
-                self.phase = Phase::Down { fault: Some(fault), retry_at: None };
+                self.fault = Some(fault);
+                Err(Input::NotMade)
             }
         }
     }
 
-    /// The adapter could not start. Without a client that relies on it, the next attach is the retry; else it is
-    /// tried again in the background.
-    fn start_failed(&mut self, code: FaultCode, reason: &str, sessions: usize) {
-        let Phase::Up { adapter, stage } = &self.phase else { return };
-        let now = Instant::now();
-        let since = if let Stage::Connecting { since } = stage { *since } else { now };
-        self.all.metrics.started(&adapter.broker, false, now - since);
-        let fault = broker_fault(code, self.user, &adapter.broker, reason, reason);
-        let relied_on = self.failures > 0 || self.generation() > 1 || now - since >= ATTACH_WINDOW;
+    /// Tells the adapter; one that takes nothing is as good as gone.
+    fn command(&mut self, command: Command) -> Option<Input> {
+        let sent = self.adapter.as_ref().is_some_and(|adapter| adapter.commands.try_send(command).is_ok());
+        (!sent).then(|| Input::Ended { reason: "the adapter takes no calls".to_owned(), refused: false })
+    }
+
+    /// There is no adapter, and whoever waits for one is told why.
+    fn fail(&mut self, code: FaultCode, reason: &str, desired: &Desired) {
+        let broker = desired.broker.as_deref().unwrap_or("none");
+        let fault = broker_fault(code, self.user, broker, reason, reason);
         self.pending_fail(&fault);
-        let retry_at = (relied_on && sessions > 0).then(|| now + retry_delay(self.failures));
-        if relied_on {
-            self.failures = self.failures.saturating_add(1);
-        }
-        self.phase = Phase::Down { fault: Some(fault), retry_at };
+        self.fault = Some(fault);
     }
 
-    fn close(&mut self, now: Instant) {
-        let Phase::Up { adapter, stage } = &mut self.phase else { return };
-        *stage = Stage::Closing { since: now };
-        if adapter.commands.try_send(Command::Disconnect).is_err() {
-            self.gone();
-        }
-    }
-
-    /// The adapter is no more, as was wanted.
-    fn gone(&mut self) {
-        tracing::debug!(user = self.user.0, "adapter disconnected");
-        self.failures = 0;
-        self.phase = Phase::Down { fault: None, retry_at: Some(Instant::now()) };
-    }
-
-    /// The adapter is no more, unasked: replaced at once, and with back-off when that fails.
-    fn adapter_ended(&mut self, reason: &str) {
-        let Phase::Up { adapter, stage } = &self.phase else { return };
-        match stage {
-            Stage::Closing { .. } => self.gone(),
-            Stage::Connecting { .. } => {
-                let sessions = self.owner.desired(self.user).map_or(0, |d| d.sessions);
-                self.start_failed(FaultCode::BrokerConnection, reason, sessions);
-            }
-            Stage::Ready { .. } | Stage::Clearing { .. } => {
-                tracing::warn!(user = self.user.0, broker = &*adapter.broker, reason, "adapter lost, replacing it");
-                let now = Instant::now();
-                if now - self.ready_since >= STEADY {
-                    self.failures = 0;
-                }
-                // One that dies right after each login must not log in all the time.
-                let again = if self.failures == 0 { now } else { now + retry_delay(self.failures - 1) };
-                self.failures = self.failures.saturating_add(1);
-                self.phase = Phase::Down { fault: None, retry_at: Some(again) };
-            }
-        }
-    }
-
-    fn clear(&mut self, now: Instant) {
-        let call = self.all.calls.next();
-        let Phase::Up { adapter, stage } = &mut self.phase else { return };
-        *stage = Stage::Clearing { call, since: now };
-        if adapter.commands.try_send(Command::UnsubscribeAll { call }).is_err() {
-            self.adapter_ended("the adapter takes no calls");
-        }
-    }
-
-    /// The answer to `unsubscribe_all`. After a success the broker has nothing: keys start from there.
-    fn cleared(&mut self, outcome: Result<(), CallOutcome>, cause: &str, now: Instant) {
-        let Phase::Up { adapter, stage } = &mut self.phase else { return };
-        let Stage::Clearing { since, .. } = stage else { return };
-        let label = outcome.err().unwrap_or(CallOutcome::Success);
-        self.all.metrics.called(&adapter.broker, CallOp::UnsubscribeAll, label, now - *since);
-        if outcome.is_ok() {
-            tracing::debug!(user = self.user.0, broker = &*adapter.broker, "kept adapter cleared");
-            *stage = Stage::Ready { kept: true, clear_at: None };
-            self.uncleared = 0;
-            self.new_generation(false);
-        } else {
-            tracing::warn!(
-                user = self.user.0,
-                broker = &*adapter.broker,
-                cause,
-                "kept adapter not cleared, trying again"
-            );
-            *stage = Stage::Ready { kept: true, clear_at: Some(now + retry_delay(self.uncleared)) };
-            self.uncleared = self.uncleared.saturating_add(1);
-            self.fail_waiting();
-        }
-    }
-
-    fn take_report(&mut self, report: Report) {
+    /// Takes what the adapter says; what the machine must hear of it.
+    fn take_report(&mut self, report: Report) -> Option<Input> {
         let now = Instant::now();
-        let Phase::Up { adapter, stage } = &mut self.phase else { return };
-        match (report, stage) {
-            (Report::Connected, stage @ Stage::Connecting { .. }) => {
-                let Stage::Connecting { since } = *stage else { return };
-                *stage = Stage::Ready { kept: false, clear_at: None };
-                self.all.metrics.started(&adapter.broker, true, now - since);
-                tracing::debug!(user = self.user.0, broker = &*adapter.broker, "adapter connected");
-                (self.ready_since, self.down) = (now, false);
-                self.handle.signs.forget_beats();
-                self.handle.signs.set_capacity(None);
-                self.new_generation(true);
+        let broker = Arc::clone(&self.adapter.as_ref()?.broker);
+        let (user, broker) = (self.user.0, &*broker);
+        match report {
+            Report::Connected => {
+                self.all.metrics.started(broker, true, now - self.connecting_since);
+                tracing::debug!(user, broker, "adapter connected");
+                self.handle.signs.forget();
+                Some(Input::Connected)
             }
-            (Report::ConnectFailed { code, reason }, Stage::Connecting { .. }) => {
-                let sessions = self.owner.desired(self.user).map_or(0, |d| d.sessions);
-                self.start_failed(code, &reason, sessions);
+            Report::ConnectFailed { code, reason } => {
+                self.all.metrics.started(broker, false, now - self.connecting_since);
+                tracing::warn!(user, broker, reason, "adapter could not connect");
+                let refused = is_auth_error(&reason);
+                Some(Input::ConnectFailed { code, reason, refused })
             }
-            (Report::Answer { call, outcome }, Stage::Clearing { call: ours, .. }) if call == *ours => match outcome {
-                Ok(_) => self.cleared(Ok(()), "", now),
-                Err(CallError::Refused(cause) | CallError::Full(cause)) => {
-                    self.cleared(Err(CallOutcome::Refused), &cause, now);
-                }
-                Err(CallError::Failed(cause)) => self.cleared(Err(CallOutcome::Failed), &cause, now),
-            },
-            (Report::Answer { call, outcome }, Stage::Ready { .. } | Stage::Clearing { .. }) => {
-                self.take_answer(call, outcome, now);
+            Report::LoginRefused { reason } => {
+                self.all.metrics.started(broker, false, now - self.connecting_since);
+                tracing::warn!(user, broker, reason, "the broker refuses the adapter's credentials");
+                Some(Input::ConnectFailed { code: FaultCode::BrokerInit, reason, refused: true })
             }
-            (Report::Down { reason }, Stage::Ready { .. } | Stage::Clearing { .. }) => {
-                tracing::warn!(user = self.user.0, broker = &*adapter.broker, reason, "adapter is down");
-                self.down = true;
+            Report::Answer { call, outcome } if self.clearing.is_some_and(|(ours, _)| ours == call) => {
+                self.cleared(outcome, now)
             }
-            (Report::Restored, Stage::Ready { .. }) => {
-                self.down = false;
-                tracing::info!(user = self.user.0, broker = &*adapter.broker, "broker connection is back, replaying");
-                self.new_generation(false);
+            // Those of an adapter that goes are given again by the next one.
+            Report::Answer { .. } if !self.machine.takes_calls() && self.clearing.is_none() => None,
+            Report::Answer { call, outcome } => self.take_answer(call, outcome, now),
+            Report::Down { reason } => {
+                tracing::warn!(user, broker, reason, "adapter is down");
+                Some(Input::Down { refused: is_auth_error(&reason) })
             }
-            (Report::Heartbeat, _) => self.handle.signs.beat(),
-            (Report::Capacity { left }, _) => self.handle.signs.set_capacity(Some(left)),
-            (Report::Lost { reason }, _) => self.adapter_ended(&reason),
-            (Report::Disconnected, _) => self.adapter_ended("the adapter disconnected by itself"),
-            // Late words of a life that is over.
-            (Report::Connected | Report::ConnectFailed { .. } | Report::Answer { .. }, _) => {}
-            (Report::Down { .. } | Report::Restored, _) => {}
+            Report::Reauthenticating { reason } => {
+                tracing::warn!(user, broker, reason, "adapter waits for new credentials");
+                Some(Input::Refused)
+            }
+            Report::Restored => {
+                tracing::info!(user, broker, "broker connection is back, replaying");
+                Some(Input::Restored)
+            }
+            Report::Connections { up, needed } => {
+                self.handle.signs.set_connections(up);
+                Some(Input::Whole(up >= needed))
+            }
+            Report::Heartbeat => {
+                self.handle.signs.beat();
+                None
+            }
+            Report::Capacity { left } => {
+                self.handle.signs.set_capacity(left);
+                None
+            }
+            Report::Lost { reason } => {
+                tracing::warn!(user, broker, reason, "adapter lost");
+                Some(Input::Ended { refused: is_auth_error(&reason), reason })
+            }
+            Report::Disconnected => {
+                tracing::debug!(user, broker, "adapter disconnected");
+                Some(Input::Ended { reason: "the adapter disconnected by itself".to_owned(), refused: false })
+            }
         }
+    }
+
+    /// The answer to `unsubscribe_all`, unless it was given up.
+    fn cleared(&mut self, outcome: Result<Option<u32>, CallError>, now: Instant) -> Option<Input> {
+        let (_, since) = self.clearing.take()?;
+        let (label, cause) = match &outcome {
+            Ok(_) => (CallOutcome::Success, ""),
+            Err(CallError::Refused(cause) | CallError::Full(cause)) => (CallOutcome::Refused, &**cause),
+            Err(CallError::Failed(cause)) => (CallOutcome::Failed, &**cause),
+        };
+        self.all.metrics.called(self.broker(), CallOp::UnsubscribeAll, label, now - since);
+        tracing::debug!(
+            user = self.user.0,
+            broker = self.broker(),
+            cause,
+            outcome = label.label(),
+            "kept adapter cleared"
+        );
+        Some(Input::Cleared(outcome.is_ok()))
+    }
+
+    /// A kept adapter has not let go, or not in time.
+    fn uncleared(&mut self) {
+        if let Some((_, since)) = self.clearing.take() {
+            self.all.metrics.called(self.broker(), CallOp::UnsubscribeAll, CallOutcome::Timeout, since.elapsed());
+        }
+        tracing::warn!(user = self.user.0, broker = self.broker(), "kept adapter not cleared, trying again");
+        self.fail_waiting();
     }
 
     fn scan_retries(&mut self, now: Instant) {
@@ -451,10 +334,8 @@ impl Actor {
             return;
         }
         // Without an adapter to ask, what is due waits for the replay.
-        let ready = matches!(&self.phase, Phase::Up { stage: Stage::Ready { .. }, .. });
-        let waiting = !ready || self.owner.retry(self.user);
-        let connected_some_day = !matches!(&self.phase, Phase::Down { .. });
-        self.next_scan = (waiting && connected_some_day).then(|| now + RETRY_SCAN);
+        let waiting = !self.machine.takes_calls() || self.owner.retry(self.user);
+        self.next_scan = (waiting && self.adapter.is_some()).then(|| now + RETRY_SCAN);
     }
 
     /// A new life in which the broker has nothing of ours: calls of the old one are forgotten, and every key makes the
@@ -475,14 +356,6 @@ impl Actor {
     }
 
     fn broker(&self) -> &str {
-        match &self.phase {
-            Phase::Up { adapter, .. } => &adapter.broker,
-            Phase::Down { .. } => "none",
-        }
+        self.adapter.as_ref().map_or("none", |adapter| &adapter.broker)
     }
 }
-
-/// A start that takes longer than a client waits for `authenticate` is relied upon: the client was told success.
-const ATTACH_WINDOW: Duration = Duration::from_secs(3);
-/// An adapter lost after it was ready this long is replaced at once; sooner, with back-off.
-const STEADY: Duration = Duration::from_secs(60);

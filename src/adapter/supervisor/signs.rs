@@ -19,6 +19,8 @@ pub struct Signs {
     held: [AtomicUsize; Hours::ALL.len()],
     /// Instruments that could still be subscribed; [`UNKNOWN`] when nobody says.
     capacity: AtomicUsize,
+    /// Connections to the broker; [`UNKNOWN`] when nobody says.
+    connections: AtomicUsize,
 }
 
 const UNKNOWN: usize = usize::MAX;
@@ -30,6 +32,7 @@ impl Signs {
             heartbeat: AtomicU64::new(0),
             held: Default::default(),
             capacity: AtomicUsize::new(UNKNOWN),
+            connections: AtomicUsize::new(UNKNOWN),
         }
     }
 
@@ -37,12 +40,24 @@ impl Signs {
         self.heartbeat.store(self.origin.elapsed().as_millis() as u64 + 1, Relaxed);
     }
 
-    pub(super) fn forget_beats(&self) {
+    /// Another adapter: nothing is known of it.
+    pub(super) fn forget(&self) {
         self.heartbeat.store(0, Relaxed);
+        self.capacity.store(UNKNOWN, Relaxed);
+        self.connections.store(UNKNOWN, Relaxed);
     }
 
-    pub(super) fn set_capacity(&self, left: Option<usize>) {
-        self.capacity.store(left.unwrap_or(UNKNOWN), Relaxed);
+    pub(super) fn set_capacity(&self, left: usize) {
+        self.capacity.store(left, Relaxed);
+    }
+
+    pub(super) fn set_connections(&self, up: usize) {
+        self.connections.store(up, Relaxed);
+    }
+
+    /// Connections to the broker that carry ticks, if the adapter says.
+    pub fn connections(&self) -> Option<usize> {
+        Some(self.connections.load(Relaxed)).filter(|up| *up != UNKNOWN)
     }
 
     /// Instruments that could still be subscribed, if the adapter says.

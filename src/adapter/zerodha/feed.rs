@@ -1,10 +1,11 @@
 //! The protocol beside the ticks: how to connect, what to send, what text messages mean.
 
 use super::decode;
-use crate::adapter::native::broker::{Broker, Changes, Event, Limits, Message, Order, Request, is_auth_error};
+use crate::adapter::native::broker::{Broker, Changes, Event, Limits, Message, Order, Request};
 use crate::adapter::native::credentials::Credentials;
 use crate::adapter::symbols::{Dialect, FeedExchange, Listing};
 use crate::model::Mode;
+use crate::policy::refusal::is_auth_error;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -29,6 +30,7 @@ impl Broker for Zerodha {
     const DIALECT: Dialect = Dialect::Kite;
     const URL: &'static str = "wss://ws.kite.trade";
     const CREDENTIALS: &'static [&'static str] = &["api_key", "access_token"];
+    const KEY_IN_TOKEN: bool = true;
 
     fn limits(&self) -> Limits {
         Limits {

@@ -137,6 +137,9 @@ impl<B: Broker> Feed<B> {
                 }
                 Action::Close => self.close(row),
                 Action::Up => self.up(row),
+                Action::Down(reason) if refused && self.stage == Stage::Starting => {
+                    self.end(Report::LoginRefused { reason });
+                }
                 Action::Down(reason) => self.down(row, reason, code),
                 Action::Barred(reason) => self.barred(row, reason),
             }
@@ -243,11 +246,17 @@ impl<B: Broker> Feed<B> {
         self.pool.down(row);
         match self.stage {
             Stage::Starting => self.failed(code, reason),
-            Stage::Up if !self.rows.iter().any(|row| row.link.is_up()) => {
+            Stage::Up if self.rows.iter().any(|row| row.link.is_up()) => {}
+            // The link reads them anew by itself.
+            Stage::Up | Stage::Down if code == FaultCode::BrokerInit => {
+                self.stage = Stage::Down;
+                self.reports.push_back(Report::Reauthenticating { reason });
+            }
+            Stage::Up => {
                 self.stage = Stage::Down;
                 self.reports.push_back(Report::Down { reason });
             }
-            Stage::Up | Stage::Down | Stage::Over => {}
+            Stage::Down | Stage::Over => {}
         }
     }
 
@@ -255,7 +264,7 @@ impl<B: Broker> Feed<B> {
         let Account { broker, user, .. } = &*self.account;
         tracing::warn!(broker, user, connection = row, reason, "broker connection waits for new credentials");
         if self.stage == Stage::Starting {
-            return self.failed(FaultCode::BrokerInit, reason);
+            return self.end(Report::LoginRefused { reason });
         }
         // Nobody waits for what cannot come soon; what is held stays wanted.
         for waiting in std::mem::take(&mut self.waiting) {

@@ -1,6 +1,7 @@
 //! Each rule of the machine, with a clock that is an argument.
 
 use super::*;
+use crate::policy::backoff::QUICK;
 use Action::{Barred, Beat, Close, Connect, Down, Probe, Read, Up};
 
 const LIMITS: Limits = Limits {

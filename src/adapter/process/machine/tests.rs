@@ -3,6 +3,7 @@
 use super::*;
 use crate::adapter::external::wire::{self, Said};
 use crate::model::{InstrumentRef, Mode};
+use crate::policy::backoff::QUICK;
 use crate::shards::key::FaultCode;
 use proptest::prelude::*;
 use std::collections::BTreeSet;

@@ -1,10 +1,12 @@
 //! Calls under way: sent, answered, given up, answered late.
 
-use super::{Actor, Phase, Stage};
+use super::Actor;
 use crate::adapter::metrics::{CallOp, CallOutcome};
+use crate::adapter::supervisor::machine::Input;
 use crate::adapter::supervisor::{LATE_CALLS_MAX, broker_fault};
 use crate::adapter::{CallError, Command};
 use crate::model::limited;
+use crate::policy::refusal::is_auth_error;
 use crate::shards::key::{Call, CallId, Fault, FaultCode, KeyName, Op};
 use std::sync::atomic::Ordering;
 use tokio::time::Instant;
@@ -25,16 +27,15 @@ impl Actor {
             return;
         }
         let now = Instant::now();
-        if let Phase::Down { fault: Some(fault), .. } = &self.phase {
-            let fault = fault.clone();
+        if let Some(fault) = self.fault.clone() {
             self.handle.pending.fetch_sub(1, Ordering::AcqRel);
             self.owner.answered(self.user, &name, call.id, Err(fault));
             return;
         }
         self.deadlines.push_back((now + self.all.config.call_timeout, call.id));
         let mut pending = Pending { op: call.op, name, sent: None };
-        let sent = match &self.phase {
-            Phase::Up { adapter, stage: Stage::Ready { .. } } => {
+        let sent = match &self.adapter {
+            Some(adapter) if self.machine.takes_calls() => {
                 let name = pending.name.clone();
                 let command = match call.op {
                     Op::Subscribe => Command::Subscribe { call: call.id, name, depth: call.depth },
@@ -48,6 +49,7 @@ impl Actor {
         };
         self.pending.insert(call.id, pending);
         if !sent {
+            // Its words are ours, and tell nothing of credentials.
             self.take_answer(call.id, Err(CallError::Failed("the adapter's queue is full".into())), now);
         }
     }
@@ -64,18 +66,38 @@ impl Actor {
         }
     }
 
-    pub(super) fn take_answer(&mut self, call: CallId, outcome: Result<Option<u32>, CallError>, now: Instant) {
-        let Some(p) = self.pending.remove(&call) else {
+    /// What the machine must hear of it.
+    pub(super) fn take_answer(
+        &mut self,
+        call: CallId,
+        outcome: Result<Option<u32>, CallError>,
+        now: Instant,
+    ) -> Option<Input> {
+        let Some(mut p) = self.pending.remove(&call) else {
             if let (Some((op, name)), Ok(depth)) = (self.late.remove(&call), outcome) {
                 limited!(info, 10, user = self.user.0, key = ?name, op = op.label(), "late answer from the broker");
                 self.at_broker.done(&self.handle.signs, op, &name);
                 self.owner.late_success(self.user, &name, call, op, depth);
             }
-            return;
+            return None;
         };
-        self.handle.pending.fetch_sub(1, Ordering::AcqRel);
         let broker = self.broker();
         let took = now - p.sent.unwrap_or(now);
+        let refused = match &outcome {
+            Err(CallError::Refused(text)) if is_auth_error(text) => Some(CallOutcome::Refused),
+            Err(CallError::Failed(text)) if is_auth_error(text) => Some(CallOutcome::Failed),
+            _ => None,
+        };
+        if let Some(label) = refused
+            && self.machine.may_reauthenticate(now)
+        {
+            self.all.metrics.called(broker, call_op(p.op), label, took);
+            tracing::warn!(user = self.user.0, broker, "a call tells of refused credentials: the adapter logs in anew");
+            // It is made again by the next adapter, and whoever waits hears of that one.
+            p.sent = None;
+            self.pending.insert(call, p);
+            return Some(Input::CallRefused);
+        }
         let (label, outcome) = match outcome {
             Ok(depth) => (CallOutcome::Success, Ok(depth)),
             Err(CallError::Refused(message)) => (CallOutcome::Refused, Err(Fault::new(FaultCode::Refused, message))),
@@ -86,10 +108,12 @@ impl Actor {
             }
         };
         self.all.metrics.called(broker, call_op(p.op), label, took);
+        self.handle.pending.fetch_sub(1, Ordering::AcqRel);
         if outcome.is_ok() {
             self.at_broker.done(&self.handle.signs, p.op, &p.name);
         }
         self.owner.answered(self.user, &p.name, call, outcome);
+        None
     }
 
     pub(super) fn expire_calls(&mut self, now: Instant) {

@@ -72,12 +72,12 @@ pub(super) fn accounts(settings: &Settings) -> Vec<Account> {
         AdapterKind::Native(index) => Some((name, broker, &KINDS[usize::from(index)])),
         AdapterKind::Sim | AdapterKind::Bus | AdapterKind::External => None,
     });
-    let mut accounts = Vec::new();
+    let (sources, mut accounts) = (settings.credential_sources(), Vec::new());
     for (name, broker, kind) in native {
         for user in &broker.users {
             let Some(from) = &broker.credentials else { continue };
-            let missing = from
-                .source(user)
+            let missing = sources
+                .of(name, broker, user)
                 .read()
                 .map_err(|error| error.to_string())
                 .map(|held| kind.credentials.iter().copied().filter(|name| held.get(name).is_err()).collect());
@@ -101,7 +101,8 @@ pub(super) fn symbols(settings: &Settings) -> Vec<SymbolFile> {
 
 /// The files in which secrets of the settings stand.
 pub(super) fn secrets(loaded: &Loaded) -> Vec<SecretFile> {
-    let set = ["auth.pepper", "adapters.secret", "discovery.redis"].into_iter();
+    let set =
+        ["auth.pepper", "auth.fernet_salt", "auth.broker_api_key", "adapters.secret", "discovery.redis"].into_iter();
     let file = |setting: &str| match loaded.origin(setting) {
         Origin::File { file, .. } | Origin::EnvFile { file, .. } => {
             Some(SecretFile { setting: setting.to_owned(), path: file.clone(), mode: mode(file)? })

@@ -72,8 +72,8 @@ fn server(server: Option<&Server>) -> Vec<Finding> {
             "look again in a minute; if it stays, restart the server and report it with /subscriptions?drift=1",
         ));
     }
-    let down =
-        metrics.sum("tickcast_adapters", "state=\"down\"") + metrics.sum("tickcast_adapters", "state=\"failed\"");
+    let down = metrics.sum("tickcast_adapters", "state=\"down\"")
+        + metrics.sum("tickcast_adapters", "state=\"reauthenticating\"");
     if down > 0.0 {
         findings.push(Finding::warning(
             CHECK,

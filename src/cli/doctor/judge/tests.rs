@@ -398,6 +398,6 @@ fn a_running_server_that_is_not_well_is_said_to_be() {
     let drift = "tickcast_subscription_drift{between=\"registry_session\"} 2\n";
     says(Problem, "server", &["disagree on 2"], |_, f| f.server = Some(running(drift)));
     let down =
-        "tickcast_adapters{broker=\"angel\",state=\"ready\"} 4\ntickcast_adapters{broker=\"angel\",state=\"down\"} 1\n";
+        "tickcast_adapters{broker=\"angel\",state=\"live\"} 4\ntickcast_adapters{broker=\"angel\",state=\"down\"} 1\n";
     says(Warning, "server", &["1 adapters have no connection", "/feeds"], |_, f| f.server = Some(running(down)));
 }
