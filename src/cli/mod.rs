@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. No subcommand means `serve`, whose flags are valid at top level too.
 
+pub mod admin;
 pub mod check;
 pub mod client;
 pub mod doctor;
