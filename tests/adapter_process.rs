@@ -305,7 +305,7 @@ fn a_killed_process_is_noticed_and_its_successor_holds_exactly_what_is_wanted() 
     // Depth and last price of one packet, as before, without a word of the client.
     let prices: Vec<Value> = (0..2).map(|_| client.tick()["data"]["ltp"].clone()).collect();
     assert_eq!(prices, [json!(1573.15), json!(1573.15)]);
-    server.await_metric("tickcast_adapters", &["external", "\"ready\""], 1.0);
+    server.await_metric("tickcast_adapters", &["external", "\"live\""], 1.0);
     assert!(server.metric("tickcast_subscription_events_total", &["\"replayed\""]) >= 2.0);
     assert_eq!(account.kite.seen().accepted, 2, "one login each");
 

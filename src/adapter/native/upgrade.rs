@@ -127,7 +127,7 @@ mod tests {
         let answer =
             format!("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{line}\r\n");
         let server = async move {
-            theirs.read(&mut [0; 4096]).await.expect("a request");
+            assert!(theirs.read(&mut [0; 4096]).await.expect("a request") > 0);
             theirs.write_all(answer.as_bytes()).await.expect("sent");
             theirs
         };

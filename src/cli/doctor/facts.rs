@@ -1,5 +1,6 @@
 //! What was found, before anybody judges it. Plain data without a secret in it.
 
+use crate::cli::admin::Metrics;
 use crate::zmtp::{Direction, Endpoint};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -58,16 +59,10 @@ pub(super) struct Server {
     pub(super) metrics: Metrics,
 }
 
-/// The text of `/metrics`.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Metrics(pub(super) String);
-
-impl Metrics {
-    /// Sum of all series of `name` whose line contains `part`.
+impl Server {
+    /// Sum of all series of a metric whose line contains `part`; 0 when there is none.
     pub(super) fn sum(&self, name: &str, part: &str) -> f64 {
-        let named = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
-        let lines = self.0.lines().filter(named).filter(|line| line.contains(part));
-        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        self.metrics.sum(name, part).unwrap_or_default()
     }
 }
 

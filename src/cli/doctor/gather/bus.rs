@@ -56,9 +56,9 @@ pub(super) async fn look(settings: &Settings, server: Option<&Server>, ports: &[
 
 fn served(server: &Server, at: usize) -> Served {
     let label = format!("endpoint=\"{at}\"");
-    let silence = server.metrics.sum("tickcast_bus_silence_seconds", &label);
+    let silence = server.sum("tickcast_bus_silence_seconds", &label);
     Served {
-        peers: server.metrics.sum("tickcast_bus_peers", &label) as u64,
+        peers: server.sum("tickcast_bus_peers", &label) as u64,
         silence: Duration::try_from_secs_f64(silence).unwrap_or_default(),
     }
 }

@@ -25,9 +25,9 @@ const ANSWER: Duration = Duration::from_secs(2);
 pub(super) fn gather(loaded: &Loaded) -> io::Result<Facts> {
     let settings = &loaded.settings;
     let began = system::both_clocks();
-    let server = server::ask(settings);
-    let ports = ports::look(settings, server.as_ref());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let server = runtime.block_on(server::ask(settings));
+    let ports = ports::look(settings, server.as_ref());
     let bus = runtime.block_on(bus::look(settings, server.as_ref(), &ports));
     Ok(Facts {
         files: system::open_files(ports::server_pid(settings, &ports)),

@@ -32,6 +32,7 @@ pub(super) fn keys(settings: &Settings) -> Keys {
 pub(super) fn disks(settings: &Settings) -> Vec<Disk> {
     let store = store_file(settings).map(|file| ("the key store", file));
     let registry = settings.discovery.file.as_deref().map(|file| ("discovery.file", file));
+    let stats = settings.admin.stats_file.as_deref().map(|file| ("admin.stats_file", file));
     let disk = |(what, file): (&'static str, &Path)| {
         let folder = match file.parent() {
             Some(folder) if folder.as_os_str().is_empty() => PathBuf::from("."),
@@ -41,7 +42,7 @@ pub(super) fn disks(settings: &Settings) -> Vec<Disk> {
         let free = sys::free_bytes(&folder).map_err(|error| error.to_string());
         Disk { what, folder, free }
     };
-    store.into_iter().chain(registry).map(disk).collect()
+    store.into_iter().chain(registry).chain(stats).map(disk).collect()
 }
 
 /// Asks each registry, without registering anything.

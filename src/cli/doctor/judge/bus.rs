@@ -24,7 +24,7 @@ pub(super) fn judge(settings: &Settings, facts: &Facts) -> Vec<Finding> {
         }];
     }
     let expected = expects_publishers(settings);
-    let waiting = facts.server.as_ref().map_or(0.0, |server| server.metrics.sum("tickcast_subscriptions_active", ""));
+    let waiting = facts.server.as_ref().map_or(0.0, |server| server.sum("tickcast_subscriptions_active", ""));
     facts.bus.iter().filter_map(|bus| endpoint(bus, expected, waiting > 0.0)).collect()
 }
 

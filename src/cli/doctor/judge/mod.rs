@@ -30,8 +30,8 @@ fn server(server: Option<&Server>) -> Vec<Finding> {
     let Some(server) = server else {
         return vec![Finding::ok(CHECK, "none runs with these settings; checked is what one would meet")];
     };
-    let Server { version, state, metrics, .. } = server;
-    let clients = metrics.sum("tickcast_clients_connected", "");
+    let Server { version, state, .. } = server;
+    let clients = server.sum("tickcast_clients_connected", "");
     let what = format!("tickcast {version} runs, state {state}, {clients} clients");
     let mut findings = vec![match (server.ready, state.as_str()) {
         (true, "ready") => Finding::ok(CHECK, what),
@@ -63,7 +63,7 @@ fn server(server: Option<&Server>) -> Vec<Finding> {
             "restart it: systemctl restart tickcast",
         ));
     }
-    let drift = metrics.sum("tickcast_subscription_drift", "");
+    let drift = server.sum("tickcast_subscription_drift", "");
     if drift > 0.0 {
         findings.push(Finding::problem(
             CHECK,
@@ -72,8 +72,8 @@ fn server(server: Option<&Server>) -> Vec<Finding> {
             "look again in a minute; if it stays, restart the server and report it with /subscriptions?drift=1",
         ));
     }
-    let down = metrics.sum("tickcast_adapters", "state=\"down\"")
-        + metrics.sum("tickcast_adapters", "state=\"reauthenticating\"");
+    let down = server.sum("tickcast_adapters", "state=\"down\"")
+        + server.sum("tickcast_adapters", "state=\"reauthenticating\"");
     if down > 0.0 {
         findings.push(Finding::warning(
             CHECK,
@@ -108,7 +108,7 @@ fn port(port: &Port, server: Option<&Server>) -> Finding {
         PortState::Taken(holder) => {
             let who = match holder {
                 Some(holder) => format!("is taken by {} (pid {})", holder.name, holder.pid),
-                None => "is taken by a process of another user".to_owned(),
+                None => "is taken by a process that this user may not look into".to_owned(),
             };
             let find = match (holder, port.number) {
                 (Some(holder), _) if holder.name.starts_with("tickcast") && server.is_none() => {
@@ -154,17 +154,14 @@ fn exposure(settings: &Settings) -> Vec<Finding> {
             "--listen 127.0.0.1:8765, and a TLS proxy before it (docs/OPERATIONS.md, Behind a TLS proxy)",
         ));
     }
-    let admin = [("admin.listen", Some(settings.admin.listen)), ("admin.scrape_listen", settings.admin.scrape_listen)];
-    for (setting, at) in admin {
-        let Some(at) = at.filter(|at| !at.ip().is_loopback()) else { continue };
-        if setting == "admin.listen" {
-            findings.push(Finding::warning(
-                CHECK,
-                format!("admin.listen {at} is reached from the network"),
-                "it asks for no password, and shows users' names and feeds",
-                "--admin 127.0.0.1:9464, and --set admin.scrape_listen=IP:PORT for Prometheus, which shows metrics and health only",
-            ));
-        }
+    let admin = settings.admin.listen;
+    if !admin.ip().is_loopback() {
+        findings.push(Finding::warning(
+            CHECK,
+            format!("admin.listen {admin} is reached from the network"),
+            "it asks for no password, and shows users' names and feeds",
+            "--admin 127.0.0.1:9464, and --set admin.scrape_listen=IP:PORT for Prometheus, which shows metrics and health only",
+        ));
     }
     for endpoint in settings.bus.bind.iter().filter(|text| reachable(text)) {
         findings.push(Finding::warning(

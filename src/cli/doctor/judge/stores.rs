@@ -155,7 +155,7 @@ fn disks(facts: &Facts) -> Vec<Finding> {
     }
     let disk = |disk: &super::super::facts::Disk| {
         let at = format!("{} ({})", disk.folder.display(), disk.what);
-        let why = "a full disk stops key changes and registrations; running clients go on";
+        let why = "a full disk stops key changes, registrations and OpenAlgo's health page; running clients go on";
         match &disk.free {
             Ok(free) if *free < ROOM_MIN => Finding::problem(
                 CHECK,

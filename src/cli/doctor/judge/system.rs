@@ -154,7 +154,7 @@ fn clock(clock: &Clock, server: Option<&Server>) -> Vec<Finding> {
         }
         _ => {}
     }
-    let ahead = server.map_or(0.0, |server| server.metrics.sum("tickcast_clock_skew_total", ""));
+    let ahead = server.map_or(0.0, |server| server.sum("tickcast_clock_skew_total", ""));
     if ahead > 0.0 {
         findings.push(Finding::warning(
             CHECK,

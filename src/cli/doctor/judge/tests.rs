@@ -3,6 +3,7 @@
 use super::super::facts::*;
 use super::super::{Finding, Level};
 use super::judge;
+use crate::cli::admin::Metrics;
 use crate::config::Settings;
 use crate::config::settings::{AdapterKind, KeyStoreSetting};
 use crate::zmtp::Direction;
@@ -191,7 +192,7 @@ fn a_port_says_who_has_it_and_how_to_choose_another() {
     let words = ["server.listen 127.0.0.1:8765", "nginx (pid 4711)", "kill 4711", "--listen", "exit code 3"];
     says(Problem, "ports", &words, port(PortState::Taken(holder("nginx"))));
     says(Problem, "ports", &["same flags"], port(PortState::Taken(holder("tickcast"))));
-    says(Problem, "ports", &["another user", "ss -ltnp sport = :8765"], port(PortState::Taken(None)));
+    says(Problem, "ports", &["may not look into", "ss -ltnp sport = :8765"], port(PortState::Taken(None)));
     says(Problem, "ports", &["CAP_NET_BIND_SERVICE"], port(PortState::Denied));
     says(Problem, "ports", &["does not have", "ip -brief address"], port(PortState::NoAddress));
     says(Problem, "ports", &["no such device"], port(PortState::Failed("no such device".into())));
