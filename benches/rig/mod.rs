@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each bench uses its part")]
 
 use bytes::Bytes;
-use metrics_exporter_prometheus::PrometheusBuilder;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use serde_json::json;
 use std::io::{ErrorKind, Read};
 use std::net::{TcpListener, TcpStream};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tickcast::bus::frames::BATCH;
 use tickcast::bus::ingest::{Ingest, IngestConfig, IngestMetrics, WorkerEnd};
 use tickcast::engine::encode::Tick;
-use tickcast::engine::metrics::EngineMetrics;
+use tickcast::engine::metrics::{EngineMetrics, STAGE_BUCKETS};
 use tickcast::engine::normalise::{self, Unit};
 use tickcast::engine::queue::{Control, TickReceiver, tick_queue};
 use tickcast::engine::worker::Activate;
@@ -32,9 +32,14 @@ pub(crate) const TICKS: u32 = 100;
 /// Instruments they are of.
 pub(crate) const SYMBOLS: u32 = 50;
 
-/// Metrics that go to a recorder, as in a server.
+/// A recorder like a server's: without edges a histogram would be a summary, and cost several times as much.
+pub(crate) fn recorder() -> PrometheusRecorder {
+    PrometheusBuilder::new().set_buckets(STAGE_BUCKETS.1).expect("there are edges").build_recorder()
+}
+
+/// Metrics that go to one.
 pub(crate) fn recorded() -> EngineMetrics {
-    metrics::with_local_recorder(&PrometheusBuilder::new().build_recorder(), EngineMetrics::register)
+    metrics::with_local_recorder(&recorder(), EngineMetrics::register)
 }
 
 fn symbol(n: u32) -> String {
@@ -46,14 +51,24 @@ pub(crate) fn key(n: u32, format: Format) -> FrameKey {
     FrameKey::new(StreamId(n % SYMBOLS), Mode::Ltp, format, BrokerId(0))
 }
 
-/// What ingest makes of 100 LTP ticks of 50 instruments.
+/// 100 LTP ticks of 50 instruments: symbol and JSON.
+pub(crate) fn payloads() -> Vec<(String, String)> {
+    let tick = |n| format!(r#"{{"ltp":{}.05,"timestamp":1761367200123,"ltt":1761367199000}}"#, 1000 + n);
+    (0..TICKS).map(|n| (symbol(n), tick(n))).collect()
+}
+
+/// What ingest makes of them.
 pub(crate) fn batch(round: u64, format: Format) -> Arc<EncodedBatch> {
+    encoded(&payloads(), round, format)
+}
+
+/// Decodes and encodes these ticks.
+pub(crate) fn encoded(payloads: &[(String, String)], round: u64, format: Format) -> Arc<EncodedBatch> {
     let mut batch = EncodedBatch::new(Micros::now(), Instant::now());
-    for n in 0..TICKS {
-        let payload = format!(r#"{{"ltp":{}.05,"timestamp":1761367200123,"ltt":1761367199000}}"#, 1000 + n);
+    for ((symbol, payload), n) in payloads.iter().zip(0..) {
         let unit = Unit { broker: None, venue: "NSE" };
         let decoded = normalise::decode(payload.as_bytes(), Encoding::Json, unit).expect("valid");
-        let instrument = InstrumentRef { venue: "NSE", symbol: &symbol(n) };
+        let instrument = InstrumentRef { venue: "NSE", symbol };
         let tick =
             Tick { instrument, mode: Mode::Ltp, payload: &decoded, t_recv: Micros(0), scale: 2, pass_through: false };
         let key = key(n, format);
@@ -91,7 +106,9 @@ impl Feed {
     /// Ingest with these metrics; nobody wants anything yet.
     pub(crate) fn new(metrics: IngestMetrics) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let (shards, brokers) = (Arc::new(Shards::new(&shards::Config::default())), Arc::new(Brokers::new()));
+        // The same shards in each run: how many a batch touches is how many locks it takes.
+        let config = shards::Config { seed: Some(7), ..shards::Config::default() };
+        let (shards, brokers) = (Arc::new(Shards::new(&config)), Arc::new(Brokers::new()));
         let wake = Arc::new(Notify::new());
         let (worker, ticks) = tick_queue(16 << 20, Arc::clone(&wake));
         let (control, orders) = mpsc::channel(1);
