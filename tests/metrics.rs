@@ -1,9 +1,14 @@
-//! Metrics of a whole server that say something of others: latency by stage beside the whole, and what the auditor finds.
+//! Metrics of a whole server that say something of others: latency by stage beside the whole, what the auditor finds, and that no name of
+//! a user, symbol, key or address gets into a label.
 
 mod support;
 
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::Server;
+use support::world::{FakeBroker, Keys};
 use tickcast::app::Hooks;
 use tickcast::model::{InstrumentRef, Mode, SessionId, UserId};
 use tickcast::shards::key::{CallIds, Context, Effects, Waiter};
@@ -64,5 +69,39 @@ fn leaks_between_sessions_registry_and_adapters_show_as_drift() {
     });
     for between in kinds {
         server.await_metric("tickcast_subscription_drift", &[&format!("between=\"{between}\"")], 1.0);
+    }
+}
+
+#[test]
+fn whatever_happens_no_label_names_a_symbol_a_user_a_key_or_an_address() {
+    let keys = Keys::new(&[("asha", "angel"), ("bela", "zerodha")]);
+    let server = Server::with_factory(Arc::new(FakeBroker::default()), |settings| keys.set(settings));
+    // Without values, and without the one label whose values come from the key store.
+    let series = || -> BTreeSet<String> {
+        let (_, page) = server.admin_get("/metrics");
+        let series = page.lines().filter_map(|line| line.rsplit_once(' ')).map(|(series, _)| series);
+        series.filter(|series| !series.contains("broker=\"")).map(str::to_owned).collect()
+    };
+    let at_rest = series();
+    let (mut asha, mut bela) = (server.client_of("asha"), server.client_of("bela"));
+    let mut publisher = server.publisher();
+    asha.subscribe(&["INFY"], 1);
+    bela.subscribe(&["INFY"], 2);
+    asha.request(json!({"action": "subscribe", "symbol": "BADNAME", "exchange": "NSE", "mode": 1}));
+    asha.request(json!({"action": "no such action"}));
+    server.connect().login("mallory");
+    publisher.ltp("INFY", 1.5);
+    asha.tick();
+    publisher.send("NSE_INFY_LTP", b"{");
+    publisher.send("no topic", b"{}");
+    server.await_metric("tickcast_bus_rejected_total", &["cause=\"topic\""], 1.0);
+    drop(bela);
+    server.await_metric("tickcast_clients_connected", &[], 1.0);
+    assert_eq!(series().difference(&at_rest).collect::<Vec<_>>(), Vec::<&String>::new(), "series that came later");
+
+    let (_, page) = server.admin_get("/metrics");
+    assert!(page.contains("broker=\"angel\"") && page.contains("broker=\"zerodha\""), "{page}");
+    for name in ["INFY", "BADNAME", "asha", "bela", "mallory", "key-", "127.0.0.1"] {
+        assert!(!page.contains(name), "{name}");
     }
 }

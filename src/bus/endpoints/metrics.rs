@@ -94,11 +94,6 @@ impl PerEndpoint {
 impl EndpointMetrics {
     /// Handles for `endpoints` endpoints of the settings, labelled by index; `added` stands for all that come later.
     pub fn register(endpoints: usize) -> Self {
-        describe_counter!("tickcast_bus_rejected_total", "Bus messages and peers refused, by cause.");
-        describe_counter!(
-            "tickcast_ticks_merged_total",
-            "Ticks replaced by a newer one before they were sent, by place."
-        );
         describe_gauge!("tickcast_bus_peers", "ZMTP peers connected, by index of the endpoint in the settings.");
         describe_gauge!(
             "tickcast_bus_silence_seconds",
