@@ -138,7 +138,7 @@ fn when_the_last_client_has_gone_the_connection_is_closed_and_nothing_is_left() 
     world.kite.await_seen(|seen| seen.held.is_empty() && seen.accepted == 1);
     world.server.await_metric("tickcast_native_connections", &[], 0.0);
     world.server.await_metric("tickcast_native_capacity_left", &[], 0.0);
-    assert_eq!(world.server.metric("tickcast_subscriptions_active", &[]), 0.0);
+    world.server.await_metric("tickcast_subscriptions_active", &[], 0.0);
 }
 
 #[test]
