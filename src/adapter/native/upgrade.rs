@@ -97,7 +97,7 @@ where
 }
 
 /// The proof that the server owes for `key`.
-fn accept(key: &str) -> String {
+pub(super) fn accept(key: &str) -> String {
     STANDARD.encode(Sha1::new().chain_update(key).chain_update(GUID).finalize())
 }
 

@@ -1,5 +1,6 @@
 //! The socket against peers by hand: TLS, messages in pieces, pings, refusals, goodbyes.
 
+use super::super::upgrade::accept;
 use super::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -7,7 +8,16 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-const ACCEPT: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+/// The 101 that belongs to a request's head.
+fn accepting(head: &str) -> String {
+    let key = head
+        .lines()
+        .find_map(|line| line.to_ascii_lowercase().starts_with("sec-websocket-key:").then(|| line[18..].trim()));
+    let proof = accept(key.expect("a key"));
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {proof}\r\n\r\n"
+    )
+}
 
 /// Reads the request's head from `io`.
 async fn head(io: &mut (impl AsyncRead + Unpin)) -> String {
@@ -64,7 +74,7 @@ async fn tls_is_spoken_with_whom_the_roots_vouch_for_and_with_nobody_else() {
         let (tcp, _) = listener.accept().await.expect("a client");
         let mut io = acceptor.accept(tcp).await.expect("it trusts us");
         let head = head(&mut io).await;
-        io.write_all(ACCEPT).await.expect("read");
+        io.write_all(accepting(&head).as_bytes()).await.expect("read");
         io.write_all(b"\x81\x02hi").await.expect("read");
         let (tcp, _) = listener.accept().await.expect("a second one");
         assert!(acceptor.accept(tcp).await.is_err(), "it does not");
@@ -87,8 +97,8 @@ async fn a_message_in_pieces_is_one_message_and_pings_between_them_are_answered(
     let (listener, url) = listener("ws").await;
     let server = tokio::spawn(async move {
         let (mut io, _) = listener.accept().await.expect("a client");
-        head(&mut io).await;
-        io.write_all(ACCEPT).await.expect("read");
+        let head = head(&mut io).await;
+        io.write_all(accepting(&head).as_bytes()).await.expect("read");
         io.write_all(b"\x02\x02ab\x89\x01p\x00\x01c\x80\x01d").await.expect("read");
         let mut pong = [0; 7];
         io.read_exact(&mut pong).await.expect("an answer");
@@ -139,8 +149,8 @@ async fn what_breaks_the_protocol_ends_the_connection_and_says_why() {
         let (listener, url) = listener("ws").await;
         let server = tokio::spawn(async move {
             let (mut io, _) = listener.accept().await.expect("a client");
-            head(&mut io).await;
-            io.write_all(ACCEPT).await.expect("read");
+            let head = head(&mut io).await;
+            io.write_all(accepting(&head).as_bytes()).await.expect("read");
             io.write_all(bytes).await.expect("read");
             io
         });
