@@ -56,6 +56,8 @@ struct Watch {
     held: Leases,
     /// What was refused at the last look: text and cause.
     refused: BTreeSet<(String, &'static str)>,
+    /// The last look failed.
+    failing: bool,
     /// What is not found before this may yet be renewed.
     uncertain_until: Option<Instant>,
     /// When it last looked, by both clocks.
@@ -64,22 +66,24 @@ struct Watch {
 
 impl Watch {
     fn new(config: Config) -> Self {
-        Watch { config, held: Vec::new(), refused: BTreeSet::new(), uncertain_until: None, last: None }
+        Watch { config, held: Vec::new(), refused: BTreeSet::new(), failing: false, uncertain_until: None, last: None }
     }
 
     /// A look failed: all stays.
-    fn failed(&mut self, now: Instant) {
-        self.uncertain_until = Some(now + GRACE);
+    fn failed(&mut self) {
+        self.failing = true;
     }
 
     /// A look worked, at `now` by the monotonic and `wall` by the wall clock. Whether the leases are others than before, and
     /// the causes of new refusals.
     fn looked(&mut self, rows: &[Result<Row, String>], now: Instant, wall: i64) -> (bool, Vec<&'static str>) {
-        if let Some((then, wall_then)) = self.last.replace((now, wall)) {
+        let stepped = self.last.replace((now, wall)).is_some_and(|(then, wall_then)| {
             let monotonic = super::millis(now.duration_since(then));
-            if (wall - wall_then - monotonic).abs() > super::millis(STEP) {
-                self.uncertain_until = Some(now + GRACE);
-            }
+            (wall - wall_then - monotonic).abs() > super::millis(STEP)
+        });
+        // From now on, and not from the last look that failed: until now nobody could renew.
+        if std::mem::take(&mut self.failing) || stepped {
+            self.uncertain_until = Some(now + GRACE);
         }
         let (mut found, mut refused) = (Leases::new(), BTreeSet::new());
         for row in rows {
@@ -171,7 +175,7 @@ pub async fn run(place: Place, config: Config, leases: watch::Sender<Leases>, me
                 LOOK
             }
             Err(error) => {
-                watch.failed(now);
+                watch.failed();
                 metrics.failed.increment(1);
                 if !backoff.is_failing() {
                     tracing::warn!(%error, "the registry of publishers cannot be used; those known are kept, and it is tried again");
@@ -272,7 +276,7 @@ mod tests {
             watch.looked(&[shared(1), shared(2)], start, 0);
             let (now, wall) = (start + 60 * SECOND, if step { 3_600_000 } else { 60_000 });
             if !step {
-                watch.failed(now);
+                watch.failed();
             }
             assert!(!watch.looked(&[], now, wall).0, "a registry that came back empty ends nothing at once");
             assert!(!watch.looked(&[shared(2)], now + 2 * SECOND, wall + 2000).0);
