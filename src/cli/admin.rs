@@ -1,6 +1,6 @@
 //! A client of the admin port: one GET at a time, and what its metrics page says.
 //!
-//! In: an address as people type it. Out: whole pages, or what to do about it. Nothing waits longer than [`ANSWER`]. Tests: below and
+//! In: an address as people type it. Out: whole pages, or what to do about it. Nothing waits longer than `ANSWER`. Tests: below and
 //! `tests/top.rs`.
 
 use bytes::Bytes;
