@@ -229,7 +229,8 @@ fn a_reader_of_every_that_catches_up_in_time_gets_every_tick_in_both_formats() {
             assert_eq!((tick.seq, tick.ltp()), (n as u64, Some(i64::from(n) * 100)));
         }
     });
-    assert_eq!(server.metric("tickcast_delivery_delay_seconds_count", &[]), 2.0, "both had been behind");
+    // Once each at least; who catches up between two batches falls behind again.
+    assert!(server.metric("tickcast_delivery_delay_seconds_count", &[]) >= 2.0, "both had been behind");
     assert_eq!(server.metric("tickcast_ticks_merged_total", &[]), 0.0);
 }
 
