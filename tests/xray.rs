@@ -320,7 +320,14 @@ fn a_stream_that_the_broker_has_not_answered_for_says_so() {
     };
     state("subscribing");
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let call = script.call_ids()[0];
+    // The key is asked for before the adapter has heard of it.
+    let call = loop {
+        if let Some(call) = script.call_ids().first() {
+            break *call;
+        }
+        assert!(Instant::now() < deadline, "the adapter was not called");
+        std::thread::yield_now();
+    };
     runtime.block_on(script.answer(call, Ok(Some(5))));
     state("live");
     script.calls([Play::Hold]);
