@@ -91,17 +91,17 @@ impl Batcher {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     type Items = Vec<(String, i64)>;
 
-    fn items(frames: &Frames) -> Items {
+    pub(in crate::adapter::publisher) fn items(frames: &Frames) -> Vec<(String, i64)> {
         assert_eq!(&frames.topic[..], b"BATCH");
         rmp_serde::from_slice(&frames.body).expect("a batch")
     }
 
-    fn payload(value: i64) -> Vec<u8> {
+    pub(in crate::adapter::publisher) fn payload(value: i64) -> Vec<u8> {
         rmp_serde::to_vec(&value).expect("encodes")
     }
 

@@ -362,18 +362,8 @@ impl Task {
 #[cfg(test)]
 mod tests {
     use super::super::BatchLimits;
+    use super::super::batch::tests::{items, payload};
     use super::*;
-
-    type Items = Vec<(String, i64)>;
-
-    fn items(frames: &Frames) -> Items {
-        assert_eq!(&frames.topic[..], b"BATCH");
-        rmp_serde::from_slice(&frames.body).expect("a batch")
-    }
-
-    fn payload(value: i64) -> Vec<u8> {
-        rmp_serde::to_vec(&value).expect("encodes")
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_message_alone_goes_after_what_came_before_it_and_as_it_is() {
